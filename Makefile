@@ -1,0 +1,64 @@
+# Everything runs in .venv, which `make setup` builds; each target sets up what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find rust Cargo.toml Cargo.lock pyproject.toml -name '*.rs' -o -name '*.toml' -o -name 'Cargo.lock')
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test test-rust test-python bench lint format all clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.built  ## build the development environment in .venv
+
+$(VENV)/.packages: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	    e = p["optional-dependencies"]; \
+	    print(*p["dependencies"], *(r for n in ("hf", "viz", "demo", "dev") for r in e[n] if not r.startswith("treepack")), sep="\n")' \
+	    > $(VENV)/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r $(VENV)/requirements.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(SOURCES)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	touch $@
+
+demo: setup  ## train a small real VLM architecture on packed message trees
+	$(BIN)/python examples/train.py
+
+test: test-rust test-python  ## run every test, Rust and Python
+
+test-rust:
+	cargo test --quiet
+
+test-python: setup
+	$(BIN)/python -m pytest
+
+bench: setup  ## compare with the alternatives, ratios in one run
+	$(BIN)/python benches/packing.py
+	$(BIN)/python benches/mask.py
+	cargo bench --quiet
+
+lint: setup  ## check format, lints, types and stubs
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest treepack._core
+
+format:  ## format Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+all: lint test  ## what continuous integration runs
+
+clean:  ## remove everything that was built
+	cargo clean
+	rm -rf $(VENV) dist examples/out

@@ -1,0 +1,163 @@
+//! Bin completion from several anchors: which start of a pack wastes least.
+
+use super::super::pool::View;
+use super::complete::{Completion, Item};
+use super::prices::{premiums, Prices};
+use super::sizes::{fits, padded, subtract, Sizes};
+use super::{Outcome, Search, Select};
+
+/// Fewest steps that an anchor gets, however many the ones before it took.
+const LEAST_STEPS: u32 = 64;
+
+/// The default solver: completes a pack around the oldest item and around the hardest ones, and
+/// takes the one that leaves least of the dear budgets empty.
+#[derive(Debug, Clone)]
+pub(super) struct Anchors<const W: usize> {
+    search: Search,
+    budgets: Sizes<W>,
+    /// The two smallest budgets (or the only one twice), which order the candidates.
+    keys: [usize; 2],
+    prices: Prices<W>,
+    /// Sizes of the pool, oldest first.
+    sizes: Vec<Sizes<W>>,
+    premiums: Vec<u64>,
+    /// Sort keys of the items, largest first.
+    order: Vec<(u64, usize)>,
+    /// The items in search order.
+    items: Vec<Item<W>>,
+    starts: Vec<usize>,
+    completion: Completion<W>,
+    trial: Vec<bool>,
+}
+
+impl<const W: usize> Anchors<W> {
+    pub fn new(search: Search, budgets: &[u64]) -> Self {
+        let mut by_size: Vec<usize> = (0..budgets.len()).collect();
+        by_size.sort_by_key(|&d| budgets[d]);
+        Self {
+            search,
+            budgets: padded(budgets),
+            keys: [by_size[0], by_size[by_size.len().min(2) - 1]],
+            prices: Prices::new(budgets),
+            sizes: Vec::new(),
+            premiums: Vec::new(),
+            order: Vec::new(),
+            items: Vec::new(),
+            starts: Vec::new(),
+            completion: Completion::default(),
+            trial: Vec::new(),
+        }
+    }
+
+    fn read(&mut self, view: &View<'_>) {
+        let width = view.budgets.len();
+        self.sizes.clear();
+        self.sizes
+            .extend(view.costs.chunks_exact(width).map(padded::<W>));
+        self.prices.update(&self.sizes, width);
+        premiums(view, self.search, &mut self.premiums);
+    }
+
+    /// Puts the items into search order: by their sizes in the two smallest budgets, then by age.
+    fn arrange(&mut self) {
+        let [first, second] = self.keys;
+        self.order.clear();
+        for (index, size) in self.sizes.iter().enumerate() {
+            // Budgets end at 2^31, so two sizes fit into one key; the complement sorts it downwards.
+            self.order
+                .push((!(size[first] << 32 | size[second]), index));
+        }
+        self.order.sort_unstable();
+        self.items.clear();
+        for &(_, index) in &self.order {
+            let size = self.sizes[index];
+            let premium = self.premiums[index];
+            let value = (self.prices.value(&size) >> 8) * premium;
+            self.items.push(Item {
+                index,
+                size,
+                value,
+                premium,
+            });
+        }
+    }
+
+    /// The oldest item, then the hardest; only the oldest where it must go now.
+    fn pick_starts(&mut self, view: &View<'_>, outcome: Outcome) {
+        self.starts.clear();
+        self.starts.push(0);
+        let has_slack = view.now + 1 - view.arrivals[0] < view.pool_size;
+        if outcome == Outcome::Oldest || !has_slack {
+            return;
+        }
+        for _ in 1..self.search.anchors {
+            let free = (0..view.len()).filter(|item| !self.starts.contains(item));
+            // `max_by_key` keeps the last of equals, and ties go to the older.
+            let Some(next) = free.rev().max_by_key(|&item| view.shares[item]) else {
+                return;
+            };
+            self.starts.push(next);
+        }
+    }
+
+    /// Fills a pack around an anchor; `trial` marks its items.
+    ///
+    /// Returns what it leaves empty, and the steps used.
+    fn complete(&mut self, anchor: usize, steps: u32) -> (Sizes<W>, u32) {
+        self.trial.clear();
+        self.trial.resize(self.sizes.len(), false);
+        self.trial[anchor] = true;
+        let mut rest = self.budgets;
+        subtract(&mut rest, &self.sizes[anchor]);
+        self.completion.collect(&self.items, anchor, &rest);
+        let used = self.completion.search(&self.prices, &rest, steps);
+        self.completion.apply(&mut rest, &mut self.trial);
+        for (size, marked) in self.sizes.iter().zip(&mut self.trial) {
+            if !*marked && fits(size, &rest) {
+                *marked = true;
+                subtract(&mut rest, size);
+            }
+        }
+        (rest, used)
+    }
+}
+
+impl<const W: usize> Select for Anchors<W> {
+    fn select(&mut self, view: &View<'_>, outcome: Outcome, marked: &mut [bool]) {
+        self.read(view);
+        self.arrange();
+        self.pick_starts(view, outcome);
+        let mut steps = self.search.steps;
+        let mut least = None;
+        for number in 0..self.starts.len() {
+            let is_last = number + 1 == self.starts.len();
+            let share = if is_last { steps } else { steps / 2 };
+            let (rest, used) = self.complete(self.starts[number], share.max(LEAST_STEPS));
+            steps = steps.saturating_sub(used);
+            if !leaves_time(view, &self.trial) {
+                continue;
+            }
+            let loss = self.prices.loss(&rest);
+            if least.is_none_or(|best| loss < best) {
+                least = Some(loss);
+                marked.copy_from_slice(&self.trial);
+            }
+            if loss == 0 || self.prices.dear_is_full(&rest) {
+                break;
+            }
+        }
+    }
+}
+
+/// Whether every item that a pack leaves behind can still go in time.
+///
+/// An item at position `i` of the pool needs at most `i + 1` more packs, since the oldest can
+/// always be served; so it must not have waited longer than `pool_size - 1 - i` by then.
+fn leaves_time(view: &View<'_>, marked: &[bool]) -> bool {
+    if marked[0] {
+        return true;
+    }
+    let left = (0..view.len()).filter(|&item| !marked[item]);
+    left.zip(0u64..)
+        .all(|(item, i)| view.now + 1 - view.arrivals[item] + i < view.pool_size)
+}

@@ -1,0 +1,187 @@
+//! Laws of the packer on random streams, without Python.
+
+use proptest::prelude::*;
+use treepack_core::packing::{
+    Budgets, Oversize, PackError, Packer, Search, Settings, Solver, State, MAX_BUDGET,
+};
+
+type Costs = Vec<Vec<u64>>;
+
+fn settings() -> impl Strategy<Value = Settings> {
+    (
+        1usize..20,
+        any::<bool>(),
+        any::<bool>(),
+        1u32..10,
+        1u32..5_000,
+    )
+        .prop_map(
+            |(pool_size, early, is_first_fit, anchors, steps)| Settings {
+                pool_size,
+                early,
+                oversize: Oversize::Raise,
+                solver: if is_first_fit {
+                    Solver::FirstFit
+                } else {
+                    Solver::Anchors
+                },
+                search: Search {
+                    anchors,
+                    steps,
+                    ..Search::default()
+                },
+            },
+        )
+}
+
+/// Budgets and costs that fit; widths cover every number of places that the solver has.
+fn stream() -> impl Strategy<Value = (Vec<u64>, Costs)> {
+    let size = prop_oneof![1u64..10, 100u64..20_000, Just(MAX_BUDGET)];
+    prop::collection::vec(size, 1..12).prop_flat_map(|budgets| {
+        let one: Vec<_> = budgets.iter().map(|&b| 0..=b).collect();
+        let costs = prop::collection::vec(one, 0..60).prop_map(|mut costs: Costs| {
+            costs
+                .iter_mut()
+                .filter(|c| c.iter().all(|&x| x == 0))
+                .for_each(|c| c[0] = 1);
+            costs
+        });
+        (Just(budgets), costs)
+    })
+}
+
+fn named(budgets: &[u64]) -> Vec<(String, u64)> {
+    budgets
+        .iter()
+        .enumerate()
+        .map(|(d, &size)| (format!("b{d}"), size))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn every_example_leaves_once_in_time_and_within_budget(
+        (budgets, costs) in stream(), settings in settings(),
+    ) {
+        let mut packer = Packer::new(named(&budgets), settings).unwrap();
+        let mut packs = Vec::new();
+        for (key, cost) in costs.iter().enumerate() {
+            packs.extend(packer.push(key, cost).unwrap());
+            prop_assert!(packer.len() < settings.pool_size);
+        }
+        while let Some(pack) = packer.pop() {
+            packs.push(pack);
+        }
+        prop_assert!(packer.is_empty());
+        for pack in &packs {
+            for (d, &budget) in budgets.iter().enumerate() {
+                let sum: u64 = pack.keys.iter().map(|&key| costs[key][d]).sum();
+                prop_assert_eq!(pack.cost[d], sum);
+                prop_assert!(sum <= budget);
+            }
+            prop_assert!(pack.keys.is_sorted());
+            prop_assert!(pack.waits.iter().all(|&wait| wait < settings.pool_size as u64));
+        }
+        let mut keys: Vec<usize> = packs.into_iter().flat_map(|pack| pack.keys).collect();
+        keys.sort_unstable();
+        prop_assert_eq!(keys, (0..costs.len()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_restored_packer_goes_on_the_same(
+        (budgets, costs) in stream(), settings in settings(), stop in 0usize..60,
+    ) {
+        let stop = stop.min(costs.len());
+        let mut whole = Packer::new(named(&budgets), settings).unwrap();
+        for (key, cost) in costs[..stop].iter().enumerate() {
+            whole.push(key, cost).unwrap();
+        }
+        let mut resumed = Packer::new(named(&budgets), settings).unwrap();
+        let state = State {
+            keys: whole.keys().to_vec(),
+            arrivals: whole.arrivals().to_vec(),
+            costs: whole.costs().to_vec(),
+            counters: whole.counters(),
+        };
+        resumed.restore(state).unwrap();
+        for (key, cost) in costs.iter().enumerate().skip(stop) {
+            prop_assert_eq!(whole.push(key, cost).unwrap(), resumed.push(key, cost).unwrap());
+        }
+        while let Some(pack) = whole.pop() {
+            prop_assert_eq!(Some(pack), resumed.pop());
+        }
+        prop_assert_eq!(whole.counters(), resumed.counters());
+    }
+}
+
+#[test]
+fn a_cost_that_no_pack_holds_is_refused_and_changes_nothing() {
+    let mut packer = Packer::new(named(&[10, 4]), Settings::default()).unwrap();
+    packer.push("a", &[3, 1]).unwrap();
+    let refused = [
+        (
+            vec![11, 1],
+            PackError::Oversize {
+                name: "b0".into(),
+                size: 11,
+                limit: 10,
+            },
+        ),
+        (vec![0, 0], PackError::CostZero("b0, b1".into())),
+        (vec![1], PackError::CostCount { got: 1, want: 2 }),
+    ];
+    for (cost, error) in refused {
+        assert_eq!(packer.push("b", &cost), Err(error));
+        assert_eq!((packer.len(), packer.counters().pushed), (1, 1));
+    }
+}
+
+#[test]
+fn budgets_and_settings_out_of_range_are_refused() {
+    let error = |budgets: Vec<(String, u64)>| Budgets::new(budgets).unwrap_err();
+    assert_eq!(error(vec![]), PackError::NoBudgets);
+    assert_eq!(error(named(&[1; 65])), PackError::ManyBudgets(65));
+    assert_eq!(
+        error(vec![("a".into(), 1), ("a".into(), 2)]),
+        PackError::BudgetTwice("a".into())
+    );
+    for size in [0, MAX_BUDGET + 1] {
+        assert_eq!(
+            error(named(&[size])),
+            PackError::BudgetRange {
+                name: "b0".into(),
+                size
+            }
+        );
+    }
+    let bad = Settings {
+        pool_size: 0,
+        ..Settings::default()
+    };
+    let error = Packer::<()>::new(named(&[1]), bad).unwrap_err();
+    assert_eq!(
+        error,
+        PackError::Setting {
+            name: "pool_size",
+            value: 0,
+            min: 1,
+            max: 32_768
+        }
+    );
+}
+
+#[test]
+fn the_largest_numbers_do_not_overflow() {
+    let settings = Settings {
+        pool_size: 4_096,
+        ..Settings::default()
+    };
+    let mut packer = Packer::new(named(&[MAX_BUDGET; 64]), settings).unwrap();
+    for key in 0..4_200u64 {
+        packer.push(key, &[MAX_BUDGET; 64]).unwrap();
+    }
+    assert_eq!(packer.counters().packs, 105);
+    assert_eq!(packer.pop().unwrap().keys, [105]);
+}

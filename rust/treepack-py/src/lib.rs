@@ -1,0 +1,20 @@
+//! Python binding of `treepack-core`: convert, detach, call the core, map the error. Nothing else.
+
+mod convert;
+mod errors;
+mod mask;
+mod order;
+mod packer_state;
+mod packing;
+
+use pyo3::prelude::*;
+
+/// The compiled core of treepack.
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    errors::register(m)?;
+    mask::register(m)?;
+    order::register(m)?;
+    packing::register(m)?;
+    Ok(())
+}
