@@ -1,0 +1,47 @@
+"""Everything that treepack raises: each class is a ``ValueError``."""
+
+from __future__ import annotations
+
+from treepack._core import (
+    BudgetError,
+    CostError,
+    OversizeError,
+    StateError,
+    TreeError,
+    TreepackError,
+)
+
+
+class AttentionError(TreepackError):
+    """An attention call that the mask cannot serve: it is refused, never silently replaced."""
+
+
+class BatchError(TreepackError):
+    """Trees that cannot share one row, or a batch that lost a part on its way to the model."""
+
+
+class DataError(TreepackError):
+    """A row, an image or a video of the data that cannot be read or makes no sense."""
+
+
+class DatasetError(TreepackError):
+    """A source, or a setting of a dataset, that cannot work."""
+
+
+class FamilyError(TreepackError):
+    """A processor that no model family serves, or a tree that its family cannot say."""
+
+
+__all__ = [
+    "AttentionError",
+    "BatchError",
+    "BudgetError",
+    "CostError",
+    "DataError",
+    "DatasetError",
+    "FamilyError",
+    "OversizeError",
+    "StateError",
+    "TreeError",
+    "TreepackError",
+]
