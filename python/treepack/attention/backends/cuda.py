@@ -1,0 +1,110 @@
+"""torch's own varlen FlashAttention: nothing to install, one kernel launch for each call."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treepack.attention.plan import CROSS, SELF, Call
+from treepack.errors import AttentionError
+
+DTYPES = (torch.float16, torch.bfloat16)
+HEAD_SIZE_MAX, HEAD_SIZE_STEP = 256, 8
+
+flash_forward = torch.ops.aten._flash_attention_forward
+flash_backward = torch.ops.aten._flash_attention_backward
+
+
+def check(q: Tensor) -> None:
+    """Refuse what the kernel does not know."""
+    if q.device.type != "cuda":
+        raise AttentionError(f"the cuda backend takes tensors on a GPU, got {q.device}")
+    if q.dtype not in DTYPES:
+        raise AttentionError(
+            f"FlashAttention takes float16 or bfloat16 on the GPU, got {q.dtype}; "
+            "load the model in bfloat16 or run it under torch.autocast('cuda', torch.bfloat16)"
+        )
+    if q.shape[2] > HEAD_SIZE_MAX or q.shape[2] % HEAD_SIZE_STEP:
+        raise AttentionError(
+            f"head size {q.shape[2]}: FlashAttention takes multiples of {HEAD_SIZE_STEP} up to "
+            f"{HEAD_SIZE_MAX}; pad the heads, or use backend='reference' for a small row"
+        )
+    check_device(q.device)
+
+
+@functools.cache
+def check_device(device: torch.device) -> None:
+    """Refuse a GPU that has no FlashAttention kernel."""
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        raise AttentionError(
+            f"{torch.cuda.get_device_name(device)} has compute capability {capability}; "
+            "FlashAttention needs (8, 0) or later, Ampere"
+        )
+
+
+def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of one call."""
+    out, lse, *_ = flash_forward(
+        q,
+        k,
+        v,
+        *_segments(call),
+        0.0,
+        call.kind == SELF,
+        False,
+        scale=scale,
+        **_window(call),
+    )
+    if lse.shape != (q.shape[1], q.shape[0]):
+        raise AttentionError(
+            f"this torch ({torch.__version__}) gives a log-sum-exp of shape {tuple(lse.shape)} for "
+            f"{q.shape[0]} rows and {q.shape[1]} heads; the merge needs [heads, rows]"
+        )
+    return out, lse
+
+
+def backward(
+    call: Call,
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of one call."""
+    # The random state of dropout, which there is none of: it must be there and is never read.
+    rng_state = torch.zeros(2, dtype=torch.uint64, device=q.device)
+    unused = torch.empty(0, device=q.device)
+    dq, dk, dv = flash_backward(
+        grad_out,
+        q,
+        k,
+        v,
+        out,
+        lse,
+        *_segments(call),
+        0.0,
+        call.kind == SELF,
+        rng_state,
+        unused,
+        scale=scale,
+        **_window(call),
+    )
+    return dq, dk, dv
+
+
+def _segments(call: Call) -> tuple[Tensor, Tensor, int, int]:
+    return call.cu_q, call.cu_k, call.max_q, call.max_k
+
+
+def _window(call: Call) -> dict[str, Any]:
+    # Only where needed: with some kernels any window, even an open one, is an error.
+    if call.kind in (SELF, CROSS):
+        return {}
+    return {"window_size_left": 0, "window_size_right": -1}

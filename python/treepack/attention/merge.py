@@ -1,0 +1,52 @@
+"""Put partial attention results together, as if one softmax had run over all their keys."""
+
+from __future__ import annotations
+
+import torch
+
+from treepack.attention.plan import Rows
+
+
+def merge_(
+    out: torch.Tensor, lse: torch.Tensor, rows: Rows, part: torch.Tensor, part_lse: torch.Tensor
+) -> None:
+    """Merge attention over further keys into some rows, in place.
+
+    Both results are weighted by their share of the softmax denominator, in the precision of the
+    log-sum-exp.
+
+    Args:
+        out: ``[T, H, D]`` attention so far.
+        lse: ``[H, T]`` its natural log-sum-exp; +inf where a row has seen no key.
+        rows: a slice or int ``[n]``, the rows that the part is about; no row twice.
+        part: ``[n, H, D]`` attention over the further keys; 0 where a row sees none of them.
+        part_lse: ``[H, n]`` its log-sum-exp; infinite, of either sign, where a row sees none.
+
+    Source:
+        Online normalizer calculation for softmax, arXiv 1805.02867, and ring attention,
+        arXiv 2310.01889.
+
+    Example:
+        >>> import torch
+        >>> out, lse = torch.zeros(1, 1, 2), torch.zeros(1, 1)
+        >>> merge_(out, lse, slice(0, 1), torch.ones(1, 1, 2), torch.zeros(1, 1))
+        >>> out.tolist(), round(lse.item(), 4)
+        ([[[0.5, 0.5]]], 0.6931)
+    """
+    seen, more = _or_nothing(lse[:, rows]), _or_nothing(part_lse)
+    merged = torch.logaddexp(seen, more)
+    nothing = merged.isneginf()
+    base = merged.masked_fill(nothing, 0.0)
+    # A NaN of the inputs stays a NaN: outputs are never masked, and rows without keys hold zeros.
+    both = (part * _share(more, base)).addcmul_(out[rows], _share(seen, base))
+    out[rows] = both.to(out.dtype)
+    lse[:, rows] = merged.masked_fill(nothing, torch.inf)
+
+
+def _or_nothing(lse: torch.Tensor) -> torch.Tensor:
+    """The log-sum-exp with every way of writing "no keys" as -inf."""
+    return lse.masked_fill(lse.isinf(), -torch.inf)
+
+
+def _share(lse: torch.Tensor, merged: torch.Tensor) -> torch.Tensor:
+    return (lse - merged).exp().transpose(0, 1).unsqueeze(-1)

@@ -1,0 +1,244 @@
+"""Tree attention as a differentiable torch operator: run the calls of a plan, merge, sum."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from treepack.attention import backends
+from treepack.attention.merge import merge_
+from treepack.attention.plan import Rows, TreePlan, read_calls
+from treepack.errors import AttentionError
+
+if TYPE_CHECKING:
+    from treepack._core import TreeMask
+    from treepack.batch import PackedRow
+
+
+def tree_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: TreeMask | TreePlan | PackedRow,
+    scale: float | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute ``softmax(scale * q k^T + mask) v`` over a packed row, forward and backward.
+
+    A token attends to its own node and that node's ancestors, up to itself, and to the image tokens
+    of its group. The mask is never expanded: it is a disjoint union of varlen FlashAttention calls.
+
+    Args:
+        q: ``[T, H, D]``.
+        k: ``[T, Hk, D]``; ``Hk`` divides ``H`` (grouped-query attention).
+        v: ``[T, Hk, D]``.
+        mask: the mask of the row. A plan, or the ``batch["treepack"]`` that holds one, must be on
+            the device of ``q``; a ``TreeMask`` is planned and moved there, which costs a copy.
+        scale: of the scores; ``D ** -0.5`` by default.
+        backend: name of a module in ``treepack.attention.backends``; by default that of the device.
+
+    Returns:
+        ``[T, H, D]`` in the dtype of ``q``, or of the autocast region. Padding rows are 0, and so
+        are their gradients, whatever they hold. Nothing waits for the device.
+
+    Raises:
+        AttentionError: shapes, dtypes or devices that do not fit each other, the mask, or the
+            backend.
+
+    Source:
+        FlashAttention-2, arXiv 2307.08691; merging of parts as in ring attention, arXiv 2310.01889.
+
+    Example:
+        >>> import torch, treepack as tp
+        >>> mask = tp.TreeMask.from_nodes([2, 1, 1], [-1, 0, 0])  # a root and two branches
+        >>> zeros, v = torch.zeros(4, 1, 1), torch.tensor([1.0, 2.0, 6.0, 9.0]).view(4, 1, 1)
+        >>> tree_attention(zeros, zeros, v, mask).flatten()
+        tensor([1.0000, 1.5000, 3.0000, 4.0000])
+    """
+    q, k, v = _autocast(q, k, v)
+    _check_inputs(q, k, v)
+    plan = find_plan(mask, q.device)
+    if plan.plan.device != q.device:
+        raise AttentionError(
+            f"the mask is on {plan.plan.device}, q on {q.device}; "
+            f"move the batch first: batch.to({str(q.device)!r})"
+        )
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    out, _ = attn_fwd(q, k, v, plan.plan, plan.host, scale, backend or "")
+    return out
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    # By hand: a registered autocast rule would know one dtype only, whatever the region asks for.
+    kind = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
+
+
+def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape:
+        raise AttentionError(
+            "expected q [T, H, D] and k, v [T, Hk, D], got "
+            f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    if q.shape[0] != k.shape[0] or q.shape[2] != k.shape[2]:
+        raise AttentionError(
+            f"q is {tuple(q.shape)}, k is {tuple(k.shape)}: they must agree in length and head "
+            "size; a KV cache (more keys than queries) has no place here"
+        )
+    if q.shape[1] % k.shape[1]:
+        raise AttentionError(
+            f"{q.shape[1]} query heads do not divide among {k.shape[1]} key heads; "
+            "grouped-query attention needs a multiple"
+        )
+    if not (q.dtype == k.dtype == v.dtype and q.device == k.device == v.device):
+        raise AttentionError(
+            f"q, k, v must share dtype and device, got {q.dtype}, {k.dtype}, {v.dtype} on "
+            f"{q.device}, {k.device}, {v.device}; cast or move them"
+        )
+
+
+def find_plan(mask: Any, device: torch.device) -> TreePlan:
+    """The plan that a mask argument holds; a ``TreeMask`` is planned, once for each device."""
+    if isinstance(mask, TreePlan):
+        return mask
+    plan = getattr(mask, "plan", None)
+    if isinstance(plan, TreePlan):
+        return plan
+    if not callable(plan):
+        raise AttentionError(
+            f"mask must be a TreeMask, a TreePlan or batch['treepack'], got {type(mask).__name__}"
+        )
+    return _plan_of(mask, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _plan_of(mask: TreeMask, device: torch.device) -> TreePlan:
+    return TreePlan.from_mask(mask).to(device)
+
+
+def run_forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: Tensor, host: Tensor, scale: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Run a plan: ``out [T, H, D]`` and its log-sum-exp ``[H, T]``, natural, +inf on padding."""
+    _check_row(q, host)
+    kernels = backends.load(backend or q.device.type)
+    kernels.check(q)
+    q, k, v = map(_dense_heads, (q, k, v))
+    total = q.shape[0]
+    calls = read_calls(plan, host)
+    if not calls:
+        return q.new_zeros(q.shape), q.new_full((q.shape[1], total), torch.inf, dtype=_lse_type(q))
+    first, *later = calls
+    out, lse = kernels.forward(first, q[first.q], k[first.k], v[first.k], scale)
+    out, lse = _pad_rows(out, total), pad(lse, (0, total - lse.shape[1]), value=torch.inf)
+    for call in later:
+        part, part_lse = kernels.forward(call, q[call.q], k[call.k], v[call.k], scale)
+        merge_(out, lse, call.q, part, part_lse)
+    return out, lse.contiguous()
+
+
+def run_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: Tensor,
+    host: Tensor,
+    scale: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the gradients of the calls, each from the merged output and log-sum-exp."""
+    kernels = backends.load(backend or q.device.type)
+    grad_out, q, k, v = grad_out.contiguous(), *map(_dense_heads, (q, k, v))
+    grads: list[Tensor] = []
+    for call in read_calls(plan, host):
+        parts = kernels.backward(
+            call,
+            grad_out[call.q],
+            q[call.q],
+            k[call.k],
+            v[call.k],
+            out[call.q],
+            lse[:, call.q].contiguous(),
+            scale,
+        )
+        if grads:
+            for grad, rows, part in zip(grads, (call.q, call.k, call.k), parts, strict=True):
+                _add_rows_(grad, rows, part)
+        else:
+            grads = [_pad_rows(part, q.shape[0]) for part in parts]
+    dq, dk, dv = grads or (x.new_zeros(x.shape) for x in (q, k, v))
+    return dq, dk, dv
+
+
+def _check_row(q: Tensor, host: Tensor) -> None:
+    total = int(host[1])
+    if q.shape[0] != total:
+        raise AttentionError(
+            f"q has {q.shape[0]} rows, the mask {total}; they are of different batches, or the "
+            "row was cut or padded on its way: pass the batch whole, as model(**batch)"
+        )
+
+
+def _lse_type(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def _dense_heads(x: Tensor) -> Tensor:
+    # Kernels take any strides but one: over a strided last axis they read the wrong numbers.
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _pad_rows(x: Tensor, total: int) -> Tensor:
+    """Rows of zeros up to ``total``, contiguous as the compiler was told."""
+    missing = total - x.shape[0]
+    return (pad(x, (0, 0, 0, 0, 0, missing)) if missing else x).contiguous()
+
+
+def _add_rows_(x: Tensor, rows: Rows, part: Tensor) -> None:
+    if isinstance(rows, slice):
+        x[rows].add_(part)
+    else:
+        x.index_add_(0, rows, part)
+
+
+def _fake_forward(q: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=_lse_type(q))
+
+
+def _fake_backward(_: Tensor, q: Tensor, k: Tensor, v: Tensor, *_rest: Any) -> tuple[Tensor, ...]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, plan, host, ctx.scale, ctx.backend = inputs
+    out, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(q, k, v, out, lse, plan, host)
+
+
+def _backward(ctx: Any, grad_out: Tensor, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    grads = attn_bwd(grad_out, *ctx.saved_tensors, ctx.scale, ctx.backend)
+    return (*grads, None, None, None, None)
+
+
+# The host table is read inside the operators, never in traced code: so a compiled graph holds no
+# number of any one mask, and takes two tensors of any length instead of a list of calls.
+_op = functools.partial(
+    torch.library.custom_op, mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
+)
+attn_fwd = _op("treepack::attn_fwd", run_forward)
+attn_bwd = _op("treepack::attn_bwd", run_backward)
+attn_fwd.register_fake(_fake_forward)
+attn_bwd.register_fake(_fake_backward)
+attn_fwd.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,157 @@
+"""The attention function that transformers calls, under the name ``treepack``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treepack.attention.ops import find_plan, tree_attention
+from treepack.errors import AttentionError
+
+NAME = "treepack"
+
+UNSUPPORTED = {
+    "softcap": "soft-capped scores",
+    "s_aux": "attention sinks",
+    "position_bias": "a position bias",
+    "indices": "sparse attention",
+}
+"""Arguments by which models change what attention computes, and what they ask for."""
+
+
+def register() -> None:
+    """Make ``attn_implementation={"text_config": "treepack"}`` known to transformers.
+
+    No mask function is registered beside it: the mask comes with the batch, and transformers then
+    builds none.
+
+    Example:
+        >>> from transformers import AttentionInterface
+        >>> register()
+        >>> "treepack" in AttentionInterface()
+        True
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, tree_attention_forward)
+
+
+def tree_attention_forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    treepack: Any = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend over a packed row, as transformers calls it; whatever cannot be exact is refused.
+
+    Args:
+        module: the attention layer that calls.
+        query: ``[1, H, T, D]``.
+        key: ``[1, Hk, T, D]``.
+        value: ``[1, Hk, T, D]``.
+        attention_mask: must be ``None``.
+        dropout: must be 0.
+        scaling: of the scores; ``D ** -0.5`` by default.
+        sliding_window: in tokens; allowed where no path from a root to a leaf is longer.
+        treepack: ``batch["treepack"]``, which ``model(**batch)`` passes on to every layer.
+        is_causal: must not be ``False``; by default what the layer says of itself.
+        kwargs: what else the model passes on; no argument that changes attention may be among it.
+
+    Returns:
+        ``[1, T, H, D]`` and no attention weights.
+
+    Raises:
+        AttentionError: the batch lost its mask, the row is not the mask's, or the layer asks for
+            attention that is not causal, or windowed, soft-capped, with dropout or with sinks.
+
+    Example:
+        >>> import torch, treepack as tp
+        >>> mask = tp.TreeMask.from_nodes([2, 1, 1], [-1, 0, 0])
+        >>> x = torch.ones(1, 2, 4, 8)  # batch, heads, row, head size
+        >>> out, _ = tree_attention_forward(torch.nn.Identity(), x, x, x, None, treepack=mask)
+        >>> out.shape
+        torch.Size([1, 4, 2, 8])
+    """
+    if treepack is None:
+        raise AttentionError(
+            f"{_name(module)} got no mask: the batch lost 'treepack' on its way; pass it whole, as "
+            "model(**batch) (in a Trainer: remove_unused_columns=False)"
+        )
+    _check_layer(module, is_causal, dropout, kwargs)
+    _check_row(module, query, key, attention_mask)
+    _check_window(module, query, sliding_window, treepack)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return tree_attention(q, k, v, treepack, scaling)[None], None
+
+
+def _name(module: torch.nn.Module) -> str:
+    index = getattr(module, "layer_idx", None)
+    return type(module).__name__ + ("" if index is None else f" of layer {index}")
+
+
+def _check_layer(
+    module: torch.nn.Module, is_causal: bool | None, dropout: float, kwargs: dict[str, Any]
+) -> None:
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    if not is_causal:
+        raise AttentionError(
+            f"{_name(module)} is not causal, the mask is; select treepack for the text model "
+            'alone: attn_implementation={"text_config": "treepack"}'
+        )
+    if dropout > 0:
+        raise AttentionError(
+            f"{_name(module)} asks for dropout {dropout}, which the merge of parts cannot have; "
+            "set attention_dropout=0.0 in the model's text config"
+        )
+    for argument, meaning in UNSUPPORTED.items():
+        if kwargs.get(argument) is not None:
+            raise AttentionError(
+                f"{_name(module)} asks for {meaning} ({argument}=), which treepack does not "
+                "compute; train this model with one example a row and its own attention"
+            )
+
+
+def _check_row(
+    module: torch.nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None
+) -> None:
+    if attention_mask is not None:
+        raise AttentionError(
+            f"{_name(module)} got an attention_mask of shape {tuple(attention_mask.shape)} beside "
+            "the batch's own mask; leave it out"
+        )
+    if query.shape[0] != 1:
+        raise AttentionError(
+            f"{_name(module)} got a batch of {query.shape[0]} rows; a packed batch is one row, so "
+            "use DataLoader(dataset, batch_size=None)"
+        )
+    if query.shape[2] != key.shape[2]:
+        raise AttentionError(
+            f"{_name(module)} got {query.shape[2]} queries and {key.shape[2]} keys; "
+            "a packed row has no cache: pass use_cache=False"
+        )
+
+
+def _check_window(
+    module: torch.nn.Module, query: Tensor, sliding_window: int | None, treepack: Any
+) -> None:
+    # A row that fits into the window needs no look at the plan, whose numbers a compiled graph
+    # would have to remember.
+    if sliding_window is None or sliding_window >= query.shape[2]:
+        return
+    longest = find_plan(treepack, query.device).longest
+    if sliding_window < longest:
+        raise AttentionError(
+            f"{_name(module)} has a sliding window of {sliding_window} tokens and the longest path "
+            f"of the row has {longest}; keep examples within the window, or train this model with "
+            "its own attention"
+        )

@@ -1,0 +1,161 @@
+"""Text models: every path of a packed row gets the logits and gradients that it gets alone."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import treepack as tp
+from forests import random_forest
+from support import cases
+from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from treepack.attention import TreePlan
+from treepack.batch import PackedRow
+
+# Norms and rotary embeddings compute in float32 whatever the model's dtype.
+LOGITS, GRADIENTS = 1e-11, 1e-6
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.5,
+}
+MODELS = {
+    "llama": lambda **sizes: LlamaForCausalLM(LlamaConfig(**SIZES | sizes)),
+    "qwen3": lambda **sizes: Qwen3ForCausalLM(Qwen3Config(**SIZES | sizes)),
+}
+
+
+@pytest.fixture(params=MODELS)
+def models(request):
+    """The stock model, and the same one with tree attention."""
+    return pair(request.param)
+
+
+def pair(name, dtype=torch.float64, **sizes):
+    torch.manual_seed(0)
+    stock = MODELS[name](**sizes).to(dtype)
+    stock.set_attn_implementation("sdpa")
+    ours = copy.deepcopy(stock)
+    tp.hf.register()
+    ours.set_attn_implementation("treepack")
+    return stock, ours
+
+
+def random_row(rng, total=None, **forest):
+    """A packed row of text, as the model takes it."""
+    forest = random_forest(rng, mode="none", **forest)
+    mask = tp.TreeMask.from_nodes(*(forest if total is None else forest._replace(total=total)))
+    row = PackedRow(mask, TreePlan.from_mask(mask))
+    inputs = {
+        "input_ids": torch.from_numpy(rng.integers(0, SIZES["vocab_size"], (1, mask.total))),
+        "position_ids": torch.from_numpy(mask.positions()),
+        "use_cache": False,
+    }
+    return mask, {**inputs, "treepack": row}
+
+
+def paths(mask):
+    """Row positions of each root-to-leaf path."""
+    parents = mask.node_parent
+    for leaf in set(range(mask.n_nodes)) - set(parents.tolist()):
+        path = [leaf]
+        while parents[path[-1]] >= 0:
+            path.append(parents[path[-1]])
+        pieces = [np.arange(mask.node_start[i], mask.node_end[i]) for i in reversed(path)]
+        yield torch.from_numpy(np.concatenate(pieces))
+
+
+def gradients(model, loss):
+    loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+def distance(ours, theirs):
+    """Largest difference of two sets of gradients, in parts of the largest gradient."""
+    largest = max(grad.abs().max() for grad in theirs.values())
+    return max((ours[name] - theirs[name]).abs().max() for name in theirs) / largest
+
+
+def alone(stock, mask, inputs, weights):
+    """Logits of each row position, and the loss over each, from the paths run one by one."""
+    logits = torch.full_like(weights, torch.nan)
+    loss = 0.0
+    for path in paths(mask):
+        out = stock(inputs["input_ids"][:, path], use_cache=False).logits[0]
+        shared = ~logits[path].isnan().any(-1)
+        assert not shared.any() or (out - logits[path])[shared].abs().max() < LOGITS
+        logits[path[~shared]] = out.detach()[~shared]
+        loss = loss + (out * weights[path])[~shared].sum()
+    return logits, loss
+
+
+def test_every_path_is_as_if_alone(models):
+    stock, ours = models
+    for rng in cases(25, "paths alone"):
+        mask, inputs = random_row(rng)
+        weights = torch.from_numpy(rng.standard_normal((mask.total, SIZES["vocab_size"])))
+        expected, loss = alone(stock, mask, inputs, weights)
+        logits = ours(**inputs).logits[0]
+        assert (logits - expected)[: mask.used].abs().max() < LOGITS
+        wanted = gradients(stock, loss)
+        found = gradients(ours, (logits * weights)[: mask.used].sum())
+        assert distance(found, wanted) < GRADIENTS
+
+
+def test_stock_attention_on_the_same_row_is_far_off(models):
+    stock, ours = models
+    _, inputs = random_row(np.random.default_rng(0), longest=8)
+    row = inputs.pop("treepack")
+    assert (stock(**inputs).logits - ours(**inputs, treepack=row).logits).abs().max() > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable.:FutureWarning")
+def test_gradient_checkpointing_changes_nothing(models):
+    _, ours = models
+    checkpointed = copy.deepcopy(ours).train()
+    checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
+    for rng in cases(3, "checkpointing"):
+        mask, inputs = random_row(rng)
+        losses = [m(**inputs).logits[0, : mask.used].square().sum() for m in (ours, checkpointed)]
+        plain, again = map(gradients, (ours, checkpointed), losses)
+        assert losses[0] == losses[1]
+        assert distance(again, plain) == 0
+
+
+def test_a_batch_of_two_rows_or_a_cache_is_refused(models):
+    _, ours = models
+    _, inputs = random_row(np.random.default_rng(1))
+    with pytest.raises(tp.errors.AttentionError, match="batch of 2"):
+        ours(**{**inputs, "input_ids": inputs["input_ids"].expand(2, -1)})
+    with pytest.raises(tp.errors.AttentionError, match="remove_unused_columns"):
+        ours(**{**inputs, "treepack": None})
+    cache = ours(**{**inputs, "use_cache": True}).past_key_values
+    with pytest.raises(tp.errors.AttentionError, match="use_cache=False"):
+        ours(**{**inputs, "use_cache": True, "past_key_values": cache})
+
+
+@pytest.mark.parametrize("total", [100, None])
+def test_one_graph_serves_every_pack(total):
+    _, ours = pair("qwen3", torch.float32, num_hidden_layers=1)
+    counter = CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(ours, fullgraph=True, backend=counter)
+    rows = [random_row(rng, total, longest=5) for rng in cases(10, "compiled")]
+    for mask, inputs in rows:
+        eager = ours(**inputs).logits[0, : mask.used]
+        graph = compiled(**inputs).logits[0, : mask.used]
+        assert torch.equal(graph, eager)
+        wanted = gradients(ours, eager.square().sum())
+        assert distance(gradients(ours, graph.square().sum()), wanted) == 0
+    shapes = {inputs["treepack"].plan.plan.numel() for _, inputs in rows}
+    assert len(shapes) > 3
+    # Where the row length varies too, the second length makes it symbolic.
+    assert counter.frame_count == (1 if total else 2)
