@@ -1,0 +1,114 @@
+"""Cross-entropy over (position, target, weight), and the weights that Molmo2 trains with."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from treepack.errors import BatchError
+from treepack.tree import IGNORE, MessageTree
+
+if TYPE_CHECKING:
+    import torch
+
+
+def weighted_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    vocab_size: int | None = None,
+    loss_weights: torch.Tensor | None = None,
+    shift_labels: torch.Tensor | None = None,
+    num_items_in_batch: torch.Tensor | float | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Compute ``sum(weight * cross_entropy) / sum(weight)`` over the targets of a packed row.
+
+    `treepack.hf.prepare` installs it as ``model.loss_function``; ``model(**batch)`` then calls it
+    with the logits of ``logits_to_keep`` alone.
+
+    Args:
+        logits: float ``[1, L, vocab]``, one row for each target.
+        labels: not used; the targets are aligned already and arrive as ``shift_labels``.
+        vocab_size: not used; the last axis of ``logits`` says it.
+        loss_weights: float ``[1, L]``.
+        shift_labels: int64 ``[1, L]`` target tokens; -100 carries no loss.
+        num_items_in_batch: divisor instead of the row's own sum of weights: the sum over all ranks
+            and micro-batches of a step, so that every weight counts the same.
+        kwargs: whatever else the model passes on.
+
+    Returns:
+        A scalar in float32 (float64 for float64 logits); 0 with zero gradients for a row without
+        weights.
+
+    Raises:
+        BatchError: the batch lost its weights or targets on the way, or the logits are not those of
+            ``logits_to_keep``.
+
+    Example:
+        >>> import torch
+        >>> logits, targets = torch.zeros(1, 2, 4), torch.tensor([[1, 3]])
+        >>> weights = torch.tensor([[1.0, 3.0]])
+        >>> round(weighted_loss(logits, loss_weights=weights, shift_labels=targets).item(), 4)
+        1.3863
+    """
+    from torch.nn.functional import cross_entropy
+
+    if loss_weights is None or shift_labels is None:
+        lost = "loss_weights" if loss_weights is None else "shift_labels"
+        raise BatchError(
+            f"the batch reached the loss without {lost!r}; pass the PackedBatch whole, "
+            "as model(**batch) (in a Trainer: remove_unused_columns=False)"
+        )
+    if logits.shape[-2] != shift_labels.numel():
+        raise BatchError(
+            f"{logits.shape[-2]} rows of logits for {shift_labels.numel()} targets; "
+            "the batch lost 'logits_to_keep', pass it whole as model(**batch)"
+        )
+    scores = logits.reshape(-1, logits.shape[-1])
+    scores = scores if scores.element_size() >= 4 else scores.float()
+    targets = shift_labels.reshape(-1).to(scores.device)
+    weights = loss_weights.reshape(-1).to(scores.device, scores.dtype)
+    weights = weights * (targets != IGNORE)
+    each = cross_entropy(scores, targets, reduction="none", ignore_index=IGNORE)
+    divisor = weights.sum() if num_items_in_batch is None else num_items_in_batch
+    return (each * weights).sum() / (divisor + (divisor == 0))
+
+
+def molmo2_weights(tree: MessageTree, scale: float = 2.0) -> MessageTree:
+    """Weigh each branch as Molmo2 does: ``scale / sqrt(loss tokens) / sqrt(branches)``.
+
+    Long answers and images with many annotations count more than one short answer, but not in
+    proportion. The weights of the tree are multiplied, so a constant weight per task stays.
+
+    Args:
+        tree: one example. It is not modified; tokens and media are shared with the result.
+        scale: 2 in Molmo2.
+
+    Returns:
+        The tree with new weights. Loss tokens are labels that are not -100; the end target counts
+        only for an example of a single branch, as in Molmo2's own code.
+
+    Source:
+        Molmo2, arXiv 2601.10611, section on training.
+
+    Example:
+        >>> branch = MessageTree([5, 6, 7, 8], labels=[5, 6, 7, 8])
+        >>> molmo2_weights(MessageTree([1], children=[branch] * 4)).children[0].weight
+        0.5
+    """
+    branches = sum(1 for node, _ in tree.nodes() if not node.children)
+    return _reweigh(tree, scale / math.sqrt(branches), branches == 1)
+
+
+def _reweigh(node: MessageTree, scale: float, counts_end: bool) -> MessageTree:
+    tokens = 0 if node.labels is None else int(np.count_nonzero(node.labels != IGNORE))
+    tokens += counts_end and node.end_target is not None
+    changed = copy.copy(node)
+    changed.weight = node.weight * (scale / math.sqrt(max(tokens, 1)))
+    if isinstance(changed.weight, np.ndarray):
+        changed.weight = changed.weight.astype(np.float32)
+    changed.children = tuple(_reweigh(child, scale, counts_end) for child in node.children)
+    return changed

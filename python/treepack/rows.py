@@ -1,0 +1,157 @@
+"""The trees of one row, laid out depth first: what the core and the model read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treepack._core import TreeMask
+from treepack.errors import BatchError
+from treepack.tree import IGNORE
+
+if TYPE_CHECKING:
+    from treepack.tree import MessageTree
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+
+class Row:
+    """Flat views of several trees in one row.
+
+    Args:
+        trees: the examples, in order.
+        total: length of the row with padding, or ``None``.
+    """
+
+    def __init__(self, trees: Sequence[MessageTree], total: int | None = None) -> None:
+        if not trees:
+            raise BatchError("a row needs at least one tree, got none")
+        self.trees = trees
+        self.nodes: list[MessageTree] = []
+        self.parents: list[int] = []
+        self.starts: list[int] = []
+        used = 0
+        for tree in trees:
+            first = len(self.nodes)
+            self.starts.append(used)
+            for node, parent in tree.nodes():
+                self.nodes.append(node)
+                self.parents.append(parent if parent < 0 else parent + first)
+                used += len(node.tokens)
+        self.used = used
+        self.total = used if total is None else int(total)
+        if self.total < used:
+            raise BatchError(
+                f"{len(trees)} trees have {used} tokens, the row has room for {self.total}; "
+                "raise total or put fewer trees into the row"
+            )
+
+    @property
+    def keys(self) -> list[Any]:
+        """Keys of the examples."""
+        return [tree.key for tree in self.trees]
+
+    def mask(self, bidirectional: str) -> TreeMask:
+        """The compressed mask of the row."""
+        lengths = np.fromiter(map(_length, self.nodes), np.int64, len(self.nodes))
+        return TreeMask.from_nodes(
+            lengths, np.array(self.parents), self._image_runs(), bidirectional, self.total
+        )
+
+    def _image_runs(self) -> Int64 | None:
+        parts = []
+        images = 0
+        for tree, start in zip(self.trees, self.starts, strict=True):
+            runs = tree.image_runs
+            if runs is None or not len(runs):
+                continue
+            # Images are numbered within their tree; in the row each needs a number of its own.
+            parts.append(runs + np.array([start, start, images - int(runs[:, 2].min())]))
+            images += int(np.ptp(runs[:, 2])) + 1
+        return np.concatenate(parts) if parts else None
+
+    def input_ids(self, total: int) -> Int64:
+        """Token ids int64 ``[total]``, 0 on padding."""
+        ids = np.zeros(total, np.int64)
+        np.concatenate([node.tokens for node in self.nodes], out=ids[: self.used])
+        return ids
+
+    def root_positions(self) -> Int64 | None:
+        """Positions of root tokens int64 ``[A, total]`` for `TreeMask.positions`, or ``None``."""
+        axes = {len(t.root_positions) for t in self.trees if t.root_positions is not None}
+        if not axes:
+            return None
+        if len(axes) > 1:
+            raise BatchError(f"trees of one row have root_positions on {sorted(axes)} axes")
+        rows = np.zeros((axes.pop(), self.total), np.int64)
+        for tree, start in zip(self.trees, self.starts, strict=True):
+            n = len(tree.tokens)
+            own = tree.root_positions
+            rows[:, start : start + n] = np.arange(n) if own is None else own
+        return rows
+
+    def targets(self, mask: TreeMask) -> tuple[Int64, Int64, Float32]:
+        """Row positions, target tokens and weights of everything that is trained on."""
+        trained = [
+            i for i, n in enumerate(self.nodes) if n.labels is not None or n.end_target is not None
+        ]
+        nodes = [self.nodes[i] for i in trained]
+        empty = np.empty(0, np.int64)
+        labels = [_labels(node) for node in nodes]
+        weights = [_weights(node) for node in nodes]
+        ends = [IGNORE if node.end_target is None else node.end_target for node in nodes]
+        return mask.targets(
+            np.array(trained, np.int32),
+            np.concatenate([empty, *labels]),
+            np.concatenate([empty.astype(np.float32), *weights]),
+            np.array(ends, np.int64),
+            np.array([_end_weight(node) for node in nodes], np.float32),
+        )
+
+    def stats(
+        self, mask: TreeMask, n_targets: int, budgets: Mapping[str, int] | None
+    ) -> dict[str, float]:
+        """Numbers for a logger: what the row holds and how full each budget is."""
+        costs: dict[str, int] = {}
+        for tree in self.trees:
+            for name, value in tree.cost.items():
+                costs[name] = costs.get(name, 0) + value
+        leaves = len(self.nodes) - len({parent for parent in self.parents if parent >= 0})
+        counts = {
+            "examples": len(self.trees),
+            "branches": leaves,
+            "targets": n_targets,
+            "padding": mask.total - mask.used,
+            "attention_pairs": mask.area,
+        }
+        fill = {f"fill/{name}": costs.get(name, 0) / size for name, size in (budgets or {}).items()}
+        return {
+            **{name: float(value) for name, value in {**counts, **costs}.items()},
+            **fill,
+        }
+
+
+def _length(node: MessageTree) -> int:
+    return len(node.tokens)
+
+
+def _labels(node: MessageTree) -> Int64:
+    if node.labels is not None:
+        return node.labels
+    return np.full(len(node.tokens), IGNORE, np.int64)
+
+
+def _weights(node: MessageTree) -> Float32:
+    if isinstance(node.weight, float):
+        return np.full(len(node.tokens), node.weight, np.float32)
+    return node.weight
+
+
+def _end_weight(node: MessageTree) -> float:
+    if isinstance(node.weight, float):
+        return node.weight
+    return float(node.weight[-1]) if len(node.weight) else 1.0

@@ -1,0 +1,172 @@
+"""Bad examples, sources and settings: the error names what is wrong, and nothing else is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import treepack as tp
+from torch.utils.data import DataLoader
+from treepack import errors
+
+BUDGETS = {"tokens": 16, "crops": 4}
+
+
+def good(index):
+    return tp.MessageTree([1] * (1 + index % 7), key=f"good {index}", costs={"crops": index % 3})
+
+
+BAD = {
+    0: lambda: tp.MessageTree([1] * 17, key="too long", costs={"crops": 1}),
+    10: lambda: tp.MessageTree([1], key="too many crops", costs={"crops": 5}),
+    20: lambda: tp.MessageTree([1], key="negative", costs={"crops": -1}),
+    30: lambda: tp.MessageTree([1], key="fractional", costs={"crops": 0.5}),
+    40: lambda: tp.MessageTree([1], key="unmeasured"),
+    50: lambda: tp.MessageTree([1.5], costs={"crops": 1}),
+    60: lambda: {}["missing"],
+    70: lambda: "no tree at all",
+    80: lambda: tp.MessageTree([], key="no root tokens", costs={"crops": 1}),
+}
+
+
+class Poisoned:
+    """Every tenth example is bad in its own way."""
+
+    def __len__(self):
+        return 90
+
+    def __getitem__(self, index):
+        return BAD[index]() if index in BAD else good(index)
+
+
+GOOD = sorted(f"good {i}" for i in range(90) if i not in BAD)
+SAYS = [
+    (errors.OversizeError, ["'too long'", "17", "16", "drop"]),
+    (errors.OversizeError, ["'too many crops'", "5 crops", "4"]),
+    (errors.CostError, ["'negative'", "-1", "crops"]),
+    (errors.CostError, ["'fractional'", "0.5", "crops"]),
+    (errors.CostError, ["'unmeasured'", "crops"]),
+    (errors.TreeError, ["50", "float64", "integers"]),
+    (errors.DataError, ["60", "missing"]),
+    (errors.DatasetError, ["70", "str", "processor"]),
+    (errors.TreeError, ["'no root tokens'", "token"]),
+]
+
+
+def test_each_bad_example_raises_and_nothing_else_is_lost():
+    stream = iter(tp.PackedDataset(Poisoned(), budgets=BUDGETS, pool_size=8, shuffle=False))
+    caught, keys = [], []
+    while True:
+        try:
+            batch = next(stream)
+        except StopIteration:
+            break
+        except errors.TreepackError as error:
+            caught.append(error)
+            continue
+        keys += batch["treepack"].keys
+    assert sorted(keys) == GOOD
+    assert len(caught) == len(SAYS)
+    for (kind, says), error in zip(SAYS, caught, strict=True):
+        assert isinstance(error, kind), (kind, error)
+        assert all(word in str(error) for word in says), str(error)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skip_counts_them_and_goes_on(workers):
+    dataset = tp.PackedDataset(Poisoned(), budgets=BUDGETS, pool_size=8, on_error="skip")
+    rows = list(DataLoader(dataset, batch_size=None, num_workers=workers))
+    assert sorted(key for row in rows for key in row["treepack"].keys) == GOOD
+    if not workers:
+        assert rows[-1]["treepack"].stats["skipped"] == len(BAD)
+
+
+def test_oversize_examples_are_dropped_and_counted_or_go_alone():
+    source = [good(1), tp.MessageTree([1] * 40, key="long", costs={"crops": 0}), good(2)]
+    rows = list(tp.PackedDataset(source, budgets=BUDGETS, oversize="drop"))
+    assert sorted(key for row in rows for key in row["treepack"].keys) == ["good 1", "good 2"]
+    assert rows[-1]["treepack"].stats["dropped"] == 1
+    rows = list(tp.PackedDataset(source, budgets=BUDGETS, oversize="alone"))
+    assert ["long"] in [row["treepack"].keys for row in rows]
+    assert rows[-1]["treepack"].stats["alone"] == 1
+
+
+class Liar:
+    """Measures less than it loads."""
+
+    def __len__(self):
+        return 3
+
+    def measure(self, index):
+        return {"tokens": 2, "crops": 0}
+
+    def load(self, index):
+        return tp.MessageTree([1] * (9 if index == 1 else 2), costs={"crops": 0})
+
+    def __getitem__(self, index):
+        return self.load(index)
+
+
+def test_a_cost_that_was_measured_wrong_is_an_error_that_names_both():
+    stream = iter(tp.PackedDataset(Liar(), budgets=BUDGETS, shuffle=False))
+    with pytest.raises(errors.DataError, match=r"example 1 was measured with 2 tokens and has 9"):
+        next(stream)
+    assert next(stream)["treepack"].keys == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (5, "no source"),
+        (iter([good(1)]), "used up after one pass"),
+        (type("M", (), {"measure": 1, "__iter__": 1})(), "measure"),
+    ],
+)
+def test_what_is_no_source_is_refused(source, says):
+    with pytest.raises(errors.DatasetError, match=says):
+        tp.PackedDataset(source, budgets=BUDGETS)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"budgets": {"tokens": 0}}, errors.BudgetError, "'tokens' is 0"),
+        ({"pool_size": 0}, errors.BudgetError, "pool_size is 0"),
+        ({"virtual_shards": 0}, errors.DatasetError, "virtual_shards"),
+        ({"shard": (2, 2)}, errors.DatasetError, r"\(2, 2\)"),
+        ({"seed": -1}, errors.DatasetError, "seed"),
+        ({"epochs": 0}, errors.DatasetError, "epochs"),
+        ({"on_error": "ignore"}, errors.DatasetError, "ignore"),
+        ({"family": "molmo2"}, errors.DatasetError, "processor"),
+        ({"budgets": {"crops": 4}, "pad_to_budget": True}, errors.BudgetError, "pad_to_budget"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(options, error, says):
+    with pytest.raises(error, match=says):
+        tp.PackedDataset([good(1)], **{"budgets": BUDGETS, **options})
+
+
+def test_ranks_that_do_not_divide_the_shards_are_told_what_would():
+    dataset = tp.PackedDataset([good(1)], budgets=BUDGETS, virtual_shards=6, shard=(0, 4))
+    with pytest.raises(errors.DatasetError, match=r"4 ranks x 1 workers = 4 .* virtual_shards=6"):
+        next(iter(dataset))
+
+
+def test_a_batch_is_padded_to_the_budget_on_request():
+    rows = list(tp.PackedDataset([good(3)], budgets=BUDGETS, pad_to_budget=True))
+    assert rows[0]["input_ids"].shape == (1, 16)
+    assert rows[0]["treepack"].stats["padding"] == 12
+
+
+def test_inputs_are_never_modified():
+    tokens, labels = np.arange(1, 6), np.arange(1, 6)
+    pixels = np.ones((2, 3), np.float32)
+    tree = tp.MessageTree(tokens, labels=labels, media={"pixels": pixels}, costs={"crops": 2})
+    for array in (tokens, labels, pixels):
+        array.flags.writeable = False
+    (batch,) = tp.PackedDataset([tree], budgets=BUDGETS)
+    for value in batch.values():
+        if hasattr(value, "fill_"):
+            value.fill_(0)
+    assert tokens.tolist() == labels.tolist() == [1, 2, 3, 4, 5]
+    assert (pixels == 1).all()
+    assert tree.key is None
