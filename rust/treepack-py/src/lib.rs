@@ -3,6 +3,7 @@
 mod convert;
 mod errors;
 mod mask;
+mod options;
 mod order;
 mod packer_state;
 mod packing;

@@ -5,7 +5,7 @@ use pyo3::types::PyDict;
 use treepack_core::packing::{Counters, Packer, State};
 
 use crate::errors::StateError;
-use crate::packing::{OVERSIZE, SOLVER};
+use crate::options::{OVERSIZE, SOLVER};
 
 type Key = Py<PyAny>;
 

@@ -8,9 +8,10 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyMapping, PyString};
-use treepack_core::packing::{self, Oversize, PackError, Search, Settings, Solver};
+use treepack_core::packing::{self, PackError, Search, Settings};
 
 use crate::errors::{BudgetError, CostError, OversizeError, StateError};
+use crate::options::{OVERSIZE, SOLVER};
 use crate::packer_state;
 
 /// The examples of one row.
@@ -327,38 +328,6 @@ fn read_budgets(budgets: &Bound<'_, PyMapping>) -> PyResult<Vec<(String, u64)>> 
 fn setting<T: TryFrom<i64>>(name: &str, value: i64) -> PyResult<T> {
     T::try_from(value)
         .map_err(|_| BudgetError::new_err(format!("{name} is {value}; it is out of range")))
-}
-
-/// The spellings of an option, in order of its variants.
-pub struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
-
-pub const OVERSIZE: Choice<Oversize> = Choice(&[
-    ("raise", Oversize::Raise),
-    ("drop", Oversize::Drop),
-    ("alone", Oversize::Alone),
-]);
-
-pub const SOLVER: Choice<Solver> = Choice(&[
-    ("anchors", Solver::Anchors),
-    ("first_fit", Solver::FirstFit),
-]);
-
-impl<T: Copy + PartialEq> Choice<T> {
-    fn read(&self, option: &str, value: &str) -> PyResult<T> {
-        let found = self.0.iter().find(|(name, _)| *name == value);
-        found.map(|(_, variant)| *variant).ok_or_else(|| {
-            let names: Vec<_> = self.0.iter().map(|(name, _)| name).collect();
-            BudgetError::new_err(format!("{option} must be one of {names:?}, got {value:?}"))
-        })
-    }
-
-    /// The spelling of a variant.
-    pub fn name(&self, variant: T) -> &'static str {
-        self.0
-            .iter()
-            .find(|(_, v)| *v == variant)
-            .map_or("", |(name, _)| name)
-    }
 }
 
 fn name(key: &Bound<'_, PyAny>) -> String {
