@@ -1,0 +1,261 @@
+"""Broken, missing and unusual media: a clear error that names the example, or the right tree."""
+
+import json
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+import tiny_models
+import treepack as tp
+from tiny_models import film, photo, row
+from treepack import media
+from treepack.errors import DataError
+from treepack.hf.families import find
+
+FAMILIES = pytest.mark.parametrize("name", ["molmo2", "qwen3_vl"])
+
+
+@pytest.fixture
+def family(name):
+    return find(getattr(tiny_models, f"{name}_processor")())
+
+
+def example(kind, value):
+    (found,) = tp.group_conversations([row(f"<{kind}>?", "!", id="coco/17", **{kind: value})])
+    return found
+
+
+def write_video(path, frames, fps=10, codec="mpeg4"):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+def cut(path, keep):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    return path
+
+
+def both_refuse(family, sample, *messages):
+    """Measuring refuses the example, and so does loading; both say which and why."""
+    for step in (family.measure, family.load):
+        with pytest.raises(DataError) as caught:
+            step(sample)
+        for message in (repr(sample.key), *messages):
+            assert message in str(caught.value)
+
+
+# --- what cannot be read
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_file_that_is_not_there(family, kind, tmp_path):
+    path = str(tmp_path / "none.bin")
+    both_refuse(family, example(kind, path), path, "does not exist")
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("content", ["", "no picture", "GIF89a", "ÿØÿà", "RIFF...."])
+def test_a_file_that_is_no_image_or_video(family, kind, content, tmp_path):
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content.encode("latin-1"))
+    both_refuse(family, example(kind, str(path)), "bad.jpg", "cannot be read")
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_folder_instead_of_a_file(family, kind, tmp_path):
+    both_refuse(family, example(kind, str(tmp_path)), "cannot be read")
+
+
+@FAMILIES
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_an_image_that_is_cut_off_is_named_when_it_is_loaded(family, suffix, tmp_path):
+    path = tmp_path / f"cut.{suffix}"
+    PIL.Image.fromarray(photo(1, 90, 90)).save(path)
+    sample = example("image", str(cut(path, 0.6)))
+    with pytest.raises(DataError, match=rf"cut.{suffix}"):
+        family.load(sample)
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8, 3)),
+        np.zeros((8, 8, 3), np.int64),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8,), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+    ],
+)
+def test_an_array_that_is_no_image(family, array):
+    both_refuse(family, example("image", array), "uint8 [height, width, 3]", str(array.shape))
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 8, 8, 3), np.float32),
+        np.zeros((4, 3, 8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+    ],
+)
+def test_an_array_that_is_no_video(family, array):
+    both_refuse(family, example("video", array), "uint8 [frames, height, width, 3]")
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl"])
+def test_what_the_processor_does_not_take(family):
+    both_refuse(family, example("image", photo(1, 4, 900)), "aspect ratio")
+    both_refuse(family, example("video", film(1, frames=1)), "temporal_factor")
+
+
+@FAMILIES
+def test_a_video_that_is_cut_off(family, tmp_path):
+    path = write_video(tmp_path / "cut.avi", film(1, 40))
+    sample = example("video", str(cut(path, 0.5)))
+    with pytest.raises(DataError, match=r"cut.avi"):
+        family.load(sample)
+
+
+@FAMILIES
+def test_a_file_without_a_picture_stream(family, tmp_path):
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+    both_refuse(family, example("video", str(path)), "no video stream")
+
+
+# --- what is unusual, and right
+
+
+@FAMILIES
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_every_kind_of_pixel(family, mode, tmp_path):
+    path = tmp_path / "image.tif"
+    picture = PIL.Image.fromarray(photo(1, 50, 70))
+    picture = PIL.Image.new(mode, (70, 50)) if mode == "I;16" else picture.convert(mode)
+    picture.save(path)
+    for value in (str(path), picture):
+        sample = example("image", value)
+        assert family.load(sample).cost == family.measure(sample)
+
+
+@FAMILIES
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (3, 3), (400, 3), (16, 16)])
+def test_images_of_any_size(family, size):
+    if family.name == "qwen3_vl" and max(size) / min(size) > 100:
+        size = (100, 1)
+    sample = example("image", photo(1, *size))
+    assert family.load(sample).cost == family.measure(sample)
+
+
+@FAMILIES
+@pytest.mark.parametrize("shape", [(30, 40), (30, 40, 1), (30, 40, 4)])
+def test_arrays_of_one_three_and_four_channels(family, shape):
+    grey = np.full(shape, 200, np.uint8)
+    if shape[2:] == (4,):
+        grey[..., 3] = 255
+    plain = family.load(example("image", np.full((30, 40, 3), 200, np.uint8)))
+    assert np.array_equal(
+        family.load(example("image", grey)).media["pixel_values"], plain.media["pixel_values"]
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_photograph_is_turned_upright(orientation, suffix, tmp_path):
+    upright = PIL.Image.new("RGB", (48, 32))
+    upright.paste((255, 255, 255), (0, 0, 12, 12))
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = PIL.Image.Exif()
+    exif[media.ORIENTATION_TAG] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    stored.save(path, exif=exif)
+    assert media.image_size(str(path), "x") == (32, 48)
+    pixels = np.asarray(media.load_image(str(path), "x").convert("L"))
+    assert pixels.shape == (32, 48)
+    assert pixels[:8, :8].min() > 200
+    assert pixels[16:, 16:].max() < 50
+
+
+@FAMILIES
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+def test_a_video_file_is_what_the_processor_makes_of_its_frames(family, suffix, tmp_path):
+    path = write_video(tmp_path / f"v.{suffix}", film(1, 17, 32, 48), fps=5)
+    with av.open(str(path)) as container:
+        frames = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+    tree = family.load(example("video", str(path)))
+    assert tree.cost == family.measure(example("video", str(path)))
+    text = {
+        "molmo2": "<|video|>",
+        "qwen3_vl": "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>",
+    }[family.name]
+    known = {"total_num_frames": 17, "fps": 5.0, "duration": 3.4}
+    made = family.processor(text=text, videos=[frames], video_metadata=[known], return_tensors="pt")
+    assert tree.tokens.tolist() == made["input_ids"][0].tolist()
+    pixels = next(iter(tree.media.values()))
+    assert np.array_equal(pixels, made["pixel_values_videos"].numpy())
+
+
+def test_frames_may_repeat():
+    frames = film(1, 5)
+    assert np.array_equal(media.load_frames(frames, np.array([0, 0, 4]), "x"), frames[[0, 0, 4]])
+
+
+# --- in a stream
+
+
+def stream_of(tmp_path, on_error):
+    PIL.Image.fromarray(photo(1, 50, 50)).save(tmp_path / "good.png")
+    PIL.Image.fromarray(photo(2, 50, 50)).save(tmp_path / "cut.png")
+    cut(tmp_path / "cut.png", 0.5)
+    rows = [row("<image>?", "!", image=f"{name}.png") for name in ("good", "none", "cut")]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*rows, row("Hi", "Ho", id="text")])))
+    return tp.PackedDataset(
+        tp.group_conversations(path),
+        processor=tiny_models.molmo2_processor(),
+        budgets={"tokens": 300, "crops": 8},
+        pool_size=4,
+        shuffle=False,
+        on_error=on_error,
+    )
+
+
+def test_a_stream_skips_and_counts_what_cannot_be_read(tmp_path):
+    batches = list(stream_of(tmp_path, "skip"))
+    assert sorted(k for b in batches for k in b["treepack"].keys) == ["good.png", "text"]
+    assert batches[-1]["treepack"].stats["skipped"] == 2
+
+
+def test_a_stream_raises_for_it_and_can_go_on(tmp_path):
+    stream = iter(stream_of(tmp_path, "raise"))
+    keys, messages = [], []
+    while True:
+        try:
+            keys += next(stream)["treepack"].keys
+        except StopIteration:
+            break
+        except DataError as error:
+            messages.append(str(error))
+    assert sorted(keys) == ["good.png", "text"]
+    assert ["none.png" in m or "cut.png" in m for m in messages] == [True, True]
