@@ -149,7 +149,9 @@ def _video(value: Any, name: str) -> Iterator[tuple[Any, Any]]:
     try:
         import av
     except ImportError as error:
-        raise DataError(f"{name}: reading video files needs PyAV: pip install 'treepack[video]'") from error
+        raise DataError(
+            f"{name}: reading video files needs PyAV: pip install 'treepack[video]'"
+        ) from error
     with _reading("video", value, name), av.open(os.fspath(value)) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
