@@ -1,0 +1,115 @@
+"""The mask of a row as a small picture, sampled through its three vectors."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from treepack._core import TreeMask
+
+HUES = ("#3f68c9", "#d9822b", "#2f9e6e", "#c2478f", "#7b5cc4", "#1f95a8", "#b3912a", "#c9504a")
+"""One colour for each example of a row, starting over after the last."""
+
+BACKGROUND = "#f4f5f7"
+
+KINDS = ("inside one node", "a node to its ancestors", "image tokens that look ahead")
+"""What a visible pair can be; kind ``i`` of hue ``h`` has index ``1 + 3 * h + i``."""
+
+_TOWARDS_WHITE = (0.12, 0.58, 0.36)
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def mask_picture(mask: TreeMask, size: int = 512) -> Bytes:
+    """Sample which query (down) sees which key (across), coloured by example and kind.
+
+    It looks at ``size`` rows and columns at most: a long row costs no more than a short one.
+
+    Args:
+        mask: the row.
+        size: side of the picture in pixels, at most; a shorter row gets one pixel for each token.
+
+    Returns:
+        uint8 ``[side, side]``, indices into `PALETTE`; 0 where nothing is seen.
+
+    Example:
+        >>> import treepack as tp
+        >>> mask = tp.TreeMask.from_nodes([2, 1, 1], [-1, 0, 0])
+        >>> mask_picture(mask)
+        array([[1, 0, 0, 0],
+               [1, 1, 0, 0],
+               [2, 2, 1, 0],
+               [2, 2, 0, 1]], dtype=uint8)
+    """
+    side = min(size, mask.total)
+    at = (np.arange(side) + 0.5) * (mask.total / side)
+    rows = at.astype(np.int64)
+    query, key = rows[:, None], rows[None]
+    visible = (
+        (mask.key_lo[rows][None] <= query)
+        & (query < mask.key_end[rows][None])
+        & (key <= mask.query_hi[rows][:, None])
+    )
+    node = node_of(mask, rows)
+    kind = np.where(key > query, 2, node[:, None] != node[None])
+    hue = mask.node_example[node] % len(HUES)
+    return np.where(visible, 1 + 3 * hue[:, None] + kind, 0).astype(np.uint8)
+
+
+def node_of(mask: TreeMask, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The node that holds each row position; for padding, the last node."""
+    # Of nodes that start at one position only the last can have tokens.
+    return np.searchsorted(mask.node_start, rows, "right") - 1
+
+
+def tint(colour: str, share: float) -> tuple[int, int, int]:
+    """A hex colour, mixed with this share of white."""
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (round(c + (255 - c) * share) for c in channels)
+    return red, green, blue
+
+
+def _palette() -> Bytes:
+    colours = [tint(BACKGROUND, 0), *(tint(hue, s) for hue in HUES for s in _TOWARDS_WHITE)]
+    return np.array(colours, np.uint8)
+
+
+PALETTE = _palette()
+"""uint8 ``[25, 3]``: the background, then three kinds for each of eight hues."""
+
+
+def png(indices: Bytes, palette: Bytes = PALETTE) -> bytes:
+    """Encode a picture of palette indices as PNG.
+
+    Args:
+        indices: uint8 ``[height, width]``.
+        palette: uint8 ``[colours, 3]`` red, green, blue; at most 256 colours.
+
+    Returns:
+        The file's bytes.
+
+    Example:
+        >>> png(np.zeros((2, 3), np.uint8))[1:4]
+        b'PNG'
+    """
+    height, width = indices.shape
+    # Each line of a PNG starts with the number of its filter; 0 is none.
+    lines = np.zeros((height, width + 1), np.uint8)
+    lines[:, 1:] = indices
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette.tobytes()),
+        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    check = zlib.crc32(name + data)
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
