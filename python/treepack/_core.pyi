@@ -16,6 +16,7 @@ __all__ = [
     "TreeError",
     "TreeMask",
     "TreepackError",
+    "block_lists",
     "permute",
 ]
 
@@ -30,6 +31,11 @@ class OversizeError(CostError): ...
 class TreeError(TreepackError): ...
 class StateError(TreepackError): ...
 
+_Table = tuple[_Int32, _Int32]
+
+def block_lists(
+    mask: TreeMask, block_q: SupportsIndex = 128, block_k: SupportsIndex = 128
+) -> tuple[_Table, _Table, _Table, _Table]: ...
 def permute(position: int, n: int, seed: int, epoch: int) -> int: ...
 
 @final

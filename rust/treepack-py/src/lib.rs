@@ -1,5 +1,6 @@
 //! Python binding of `treepack-core`: convert, detach, call the core, map the error. Nothing else.
 
+mod blocks;
 mod convert;
 mod errors;
 mod mask;
@@ -13,6 +14,7 @@ use pyo3::prelude::*;
 /// The compiled core of treepack.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    blocks::register(m)?;
     errors::register(m)?;
     mask::register(m)?;
     order::register(m)?;

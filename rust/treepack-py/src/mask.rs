@@ -12,7 +12,8 @@ use pyo3::prelude::*;
 use treepack_core::tree::{self, NodeTable, RootPositions, TargetNodes};
 
 use crate::convert::{integer, integers, matrix, reals};
-use arguments::{raise, Mode, Parts};
+pub use arguments::raise;
+use arguments::{Mode, Parts};
 
 type Ints<'py> = Bound<'py, PyArray1<i32>>;
 type Longs<'py> = Bound<'py, PyArray1<i64>>;
@@ -52,7 +53,7 @@ type Floats<'py> = Bound<'py, PyArray1<f32>>;
 ///     query_hi: int32 ``[total]``, last key that the query sees; -1 for padding.
 #[pyclass(module = "treepack", frozen, eq, hash, weakref)]
 #[derive(PartialEq, Eq, Hash)]
-pub struct TreeMask(tree::TreeMask);
+pub struct TreeMask(pub tree::TreeMask);
 
 #[pymethods]
 impl TreeMask {

@@ -200,4 +200,8 @@ pub enum TreeError {
          refuses; use the compressed vectors or the plan"
     )]
     DenseTooLarge { total: usize },
+
+    /// A block of no tokens.
+    #[error("a block of {size} tokens holds nothing; use 1 or more, such as 128")]
+    BlockSize { size: usize },
 }

@@ -5,6 +5,7 @@
 //! a key iff both are of one example, the key's node is the query's node or an ancestor of it, and
 //! the key is not later, or both are image tokens of one group. See [`TreeMask`].
 
+mod blocks;
 mod error;
 mod groups;
 mod int;
@@ -15,6 +16,7 @@ mod runs;
 mod targets;
 mod vectors;
 
+pub use blocks::{BlockLists, BlockTable};
 pub use error::TreeError;
 pub use groups::{Bidirectional, ImageGroups};
 pub use nodes::NodeTable;
