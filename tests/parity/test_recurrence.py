@@ -1,0 +1,77 @@
+"""Hybrid models: recurrent layers follow the same tree, through tree-recurrence and our export."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import treepack as tp
+from treepack.exports import trl_tree_kwargs
+from treepack.hf.attention import NAME, register
+
+tree_recurrence = pytest.importorskip("tree_recurrence")
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+LENGTHS, PARENTS = [7, 4, 3, 5, 6, 4], [-1, 0, 1, 0, -1, 4]
+
+
+def lfm2():
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    kinds = ["conv", "full_attention", "conv", "full_attention"]
+    return Lfm2ForCausalLM(Lfm2Config(**SIZES, layer_types=kinds))
+
+
+def qwen3_5():
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+    sizes = {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    kinds = ["linear_attention", "full_attention"] * 2
+    return Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SIZES, **heads, **sizes, layer_types=kinds))
+
+
+def paths(mask):
+    """The tokens of each root-to-leaf path."""
+    found = []
+    for node in range(mask.n_nodes):
+        parent = mask.node_parent[node]
+        own = np.arange(mask.node_start[node], mask.node_end[node])
+        found.append(own if parent < 0 else np.concatenate([found[parent], own]))
+    leaves = set(range(mask.n_nodes)) - set(mask.node_parent.tolist())
+    return [found[leaf] for leaf in sorted(leaves)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("build", [lfm2, qwen3_5])
+def test_each_path_is_as_if_alone(build):
+    torch.manual_seed(0)
+    model = build().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, weight[0].numel() ** -0.5)
+    mask = tp.TreeMask.from_nodes(LENGTHS, PARENTS)
+    ids = torch.randint(0, 64, (1, mask.total))
+    with torch.no_grad():
+        alone = [model(ids[:, path], use_cache=False).logits[0] for path in paths(mask)]
+    register()
+    model.set_attn_implementation(NAME)
+    assert tree_recurrence.install(model).mode == "tree"
+    kwargs = {name: torch.from_numpy(value) for name, value in trl_tree_kwargs(mask).items()}
+    longest = kwargs.pop("tree_max_seqlens").tolist()
+    kwargs |= {"tree_max_seqlen_q": longest[0], "tree_max_seqlen_k": longest[1]}
+    inputs = {"position_ids": torch.from_numpy(mask.positions()), "use_cache": False}
+    with torch.no_grad():
+        row = model(ids, **inputs, treepack=mask, **kwargs).logits[0]
+    for path, logits in zip(paths(mask), alone, strict=True):
+        torch.testing.assert_close(row[path], logits, rtol=1e-4, atol=1e-4)
+    tree_recurrence.uninstall(model)
