@@ -17,7 +17,9 @@ __all__ = [
     "TreeMask",
     "TreepackError",
     "block_lists",
+    "longest_path",
     "permute",
+    "window_plan",
 ]
 
 _Int32 = npt.NDArray[np.int32]
@@ -36,6 +38,8 @@ _Table = tuple[_Int32, _Int32]
 def block_lists(
     mask: TreeMask, block_q: SupportsIndex = 128, block_k: SupportsIndex = 128
 ) -> tuple[_Table, _Table, _Table, _Table]: ...
+def window_plan(mask: TreeMask, window: SupportsIndex) -> tuple[_Int32, _Int32]: ...
+def longest_path(mask: TreeMask) -> int: ...
 def permute(position: int, n: int, seed: int, epoch: int) -> int: ...
 
 @final

@@ -46,7 +46,7 @@ class PackedRow:
         state: where the loader stands after this row (see `PackedDataset`), or ``None``.
     """
 
-    __slots__ = ("__weakref__", "keys", "mask", "plan", "state", "stats")
+    __slots__ = ("__weakref__", "_windows", "keys", "mask", "plan", "state", "stats")
 
     def __init__(
         self,
@@ -61,6 +61,21 @@ class PackedRow:
         self.keys = list(keys)
         self.stats = dict(stats or {})
         self.state = state
+        self._windows: dict[int, TreePlan] = {}
+
+    def plan_for(self, window: int) -> TreePlan:
+        """The plan of layers with a sliding window, on the device of the row.
+
+        Made at its first use, once for each window. ``torch.compile`` cannot trace that: call it
+        for each window of the model before a compiled one.
+
+        Args:
+            window: tokens of its path that a query sees, itself included.
+        """
+        if window not in self._windows:
+            device = self.plan.plan.device
+            self._windows[window] = TreePlan.from_mask(self.mask, window).to(device)
+        return self._windows[window]
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PackedRow:
         """The same row with its plan on another device: one copy, no synchronisation."""

@@ -211,7 +211,6 @@ def vision_tower():
         ({"dropout": 0.1}, ["0.1", "attention_dropout"]),
         ({"softcap": 30.0}, ["soft-capped"]),
         ({"s_aux": torch.zeros(4)}, ["sinks"]),
-        ({"sliding_window": 9}, ["window of 9", "has 10"]),
         ({"attention_mask": torch.ones(1, 1, 14, 14)}, ["(1, 1, 14, 14)"]),
     ],
 )
@@ -220,6 +219,13 @@ def test_transformers_gets_no_silent_fallback(mask, options, says):
     with pytest.raises(AttentionError) as error:
         call(**options)
     assert all(part in str(error.value) for part in says)
+
+
+def test_a_plan_without_the_window_is_refused(mask):
+    plan = TreePlan.from_mask(mask)
+    with pytest.raises(AttentionError, match="window of 9 tokens.*longest path has 10"):
+        tp.tree_attention(*rows(), plan, window=9)
+    assert tp.tree_attention(*rows(), plan, window=10).shape == (14, 4, 8)
 
 
 def test_a_plan_left_on_another_device_names_the_way(mask):

@@ -17,14 +17,11 @@ SERVED = {
     "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**PLAIN)),
     "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**TEXT)),
     "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**TEXT, sliding_window=None)),
+    "mistral's window": lambda: hf.MistralForCausalLM(hf.MistralConfig(**TEXT)),
+    "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**TEXT)),
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2, eos_token_id=0, attn_pdrop=0.0)),
 }
 REFUSED = {
-    "window": (lambda: hf.MistralForCausalLM(hf.MistralConfig(**TEXT)), "window of 4096"),
-    "some windows": (
-        lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**TEXT)),
-        "sliding_attention",
-    ),
     "soft cap": (
         lambda: hf.Gemma2ForCausalLM(
             hf.Gemma2Config(**TEXT, layer_types=["full_attention"] * 2, sliding_window=None)

@@ -20,6 +20,8 @@ kind  name          segment ``i`` lets its query row see      arrays, in this or
 2     REV           its keys from itself on (anti-causal)     ``cu_q``, ``cu_k``
 3     REV_GATHERED  the same, of the rows in ``q_index``      ``cu_q`` and ``cu_k`` alike,
                     and ``k_index``                           ``q_index``, ``k_index``
+4     WINDOW        of its keys in ``k_index`` the last       ``cu_q``, ``cu_k``, ``k_index``
+                    ``host[3]`` up to itself
 ====  ============  ========================================  ==================================
 """
 
@@ -31,7 +33,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-SELF, CROSS, REV, REV_GATHERED = range(4)
+SELF, CROSS, REV, REV_GATHERED, WINDOW = range(5)
 HEADER, FIELDS, ALIGN = 4, 12, 4
 
 Int32 = npt.NDArray[np.int32]
@@ -98,20 +100,58 @@ def build_plan(mask: NodeTable) -> tuple[Int32, Int32]:
         >>> plan.tolist()
         [0, 10, 13, 0, 0, 3, 0, 0, 0, 6, 0, 0]
     """
-    used = int(max(mask.node_end, default=0))
     chains, crosses = _tree_pieces(mask)
     calls = [_call(SELF, chains)] if chains else []
     calls += [_call(CROSS, level) for level in _levels(crosses)]
+    return _write(calls + _group_calls(mask), mask)
+
+
+def build_window_plan(mask: NodeTable, window: int) -> tuple[Int32, Int32]:
+    """Write the mask of a row under a sliding window over path positions.
+
+    Args:
+        mask: as for `build_plan`.
+        window: tokens that a query sees, itself included; image tokens see ahead without limit.
+
+    Returns:
+        As `build_plan`: a WINDOW call in the place of SELF and CROSS, unless every path fits.
+    """
+    paths = [_path(mask, i) for i in range(len(mask.node_start))]
+    if window >= max(map(len, paths)):
+        return build_plan(mask)
+    pieces: list[Piece] = []
+    keys: list[int] = []
+    for chain in _chains(mask):
+        own = [token for i in chain for token in range(mask.node_start[i], mask.node_end[i])]
+        path = paths[chain[-1]]
+        tail = path[: len(path) - len(own)]
+        first = len(keys)
+        keys += tail[max(0, len(tail) - (window - 1)) :] + own
+        pieces.append(Piece(own[0], own[-1] + 1, first, len(keys)))
+    call = _call(WINDOW, pieces)._replace(k_index=keys)
+    return _write([call, *_group_calls(mask)], mask, window)
+
+
+def _path(mask: NodeTable, i: int) -> list[int]:
+    path: list[int] = []
+    while i >= 0:
+        path = [*range(mask.node_start[i], mask.node_end[i]), *path]
+        i = int(mask.node_parent[i])
+    return path
+
+
+def _group_calls(mask: NodeTable) -> list[Call]:
     whole, holed = _groups(mask)
+    calls = []
     if whole:
         calls.append(_call(REV, [Piece(g[0], g[-1], g[1], g[-1] + 1) for g in whole]))
     if holed:
         calls.append(_gathered(holed))
-    return _write(calls, mask.total, used)
+    return calls
 
 
-def _tree_pieces(mask: NodeTable) -> tuple[list[Piece], list[Piece]]:
-    """Causal pieces of the first-child chains, and what the rest of each subtree sees of a node."""
+def _chains(mask: NodeTable) -> list[list[int]]:
+    """The nodes of each first-child chain."""
     # Nodes without tokens neither see nor are seen: their children move up to the next ancestor.
     kept = [i for i in range(len(mask.node_start)) if mask.node_end[i] > mask.node_start[i]]
     chains: list[list[int]] = []
@@ -120,9 +160,14 @@ def _tree_pieces(mask: NodeTable) -> tuple[list[Piece], list[Piece]]:
             chains[-1].append(i)
         else:
             chains.append([i])
+    return chains
+
+
+def _tree_pieces(mask: NodeTable) -> tuple[list[Piece], list[Piece]]:
+    """Causal pieces of the first-child chains, and what the rest of each subtree sees of a node."""
     causal: list[Piece] = []
     crosses: list[Piece] = []
-    for chain in chains:
+    for chain in _chains(mask):
         start, end = int(mask.node_start[chain[0]]), int(mask.node_end[chain[-1]])
         causal.append(Piece(start, end, start, end))
         for i in chain:
@@ -193,9 +238,9 @@ def _longest(cu: Sequence[int], at_least: int) -> int:
     return max(at_least, int(np.diff(cu).max()))
 
 
-def _write(calls: list[Call], total: int, used: int) -> tuple[Int32, Int32]:
+def _write(calls: list[Call], mask: NodeTable, window: int = 0) -> tuple[Int32, Int32]:
     plan: list[int] = []
-    host = [len(calls), total, used, 0]
+    host = [len(calls), mask.total, int(max(mask.node_end, default=0)), window]
 
     def put(array: Sequence[int]) -> int:
         offset = len(plan)
@@ -205,8 +250,8 @@ def _write(calls: list[Call], total: int, used: int) -> tuple[Int32, Int32]:
 
     for call in calls:
         off_cu_q = put(call.cu_q)
-        off_cu_k = put(call.cu_k) if call.kind in (CROSS, REV) else off_cu_q
-        off_index = [put(index) for index in (call.q_index, call.k_index) if index] or [0, 0]
+        off_cu_k = put(call.cu_k) if call.kind in (CROSS, REV, WINDOW) else off_cu_q
+        off_index = [put(index) if index else 0 for index in (call.q_index, call.k_index)]
         host += [*call[:5], len(call.cu_q) - 1, *call[5:7], off_cu_q, off_cu_k, *off_index]
     return np.array(plan, np.int32), np.array(host, np.int32)
 
@@ -218,8 +263,9 @@ def read_plan(plan: Int32, host: Int32) -> Iterator[Call]:
         cu_q, cu_k = (plan[o : o + n_seg + 1].tolist() for o in offsets[:2])
         index: list[list[int]] = [[], []]
         if kind == REV_GATHERED:
-            rows = (q_rows, k_rows)
-            index = [plan[o : o + n].tolist() for o, n in zip(offsets[2:], rows, strict=True)]
+            index[0] = plan[offsets[2] : offsets[2] + q_rows].tolist()
+        if kind in (REV_GATHERED, WINDOW):
+            index[1] = plan[offsets[3] : offsets[3] + k_rows].tolist()
         yield Call(kind, q_start, q_rows, k_start, k_rows, max_q, max_k, cu_q, cu_k, *index)
 
 
@@ -239,7 +285,7 @@ def count_pairs(plan: Int32, host: Int32) -> npt.NDArray[np.int64]:
         >>> count_pairs(np.array([0, 2, 0, 0], np.int32), host).tolist()
         [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
     """
-    total = int(host[1])
+    total, window = int(host[1]), int(host[3])
     count = np.zeros((total, total), np.int64)
     for call in read_plan(plan, host):
         q_rows = call.q_index or range(call.q_start, call.q_start + call.q_rows)
@@ -252,5 +298,8 @@ def count_pairs(plan: Int32, host: Int32) -> npt.NDArray[np.int64]:
                 seen = np.tril(seen)
             elif call.kind in (REV, REV_GATHERED):
                 seen = np.triu(seen)
+            elif call.kind == WINDOW:
+                ahead = len(k) - len(q)
+                seen = np.tril(np.triu(seen, ahead - window + 1), ahead)
             count[np.ix_(q, k)] += seen
     return count

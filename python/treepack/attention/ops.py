@@ -26,6 +26,7 @@ def tree_attention(
     mask: TreeMask | TreePlan | PackedRow,
     scale: float | None = None,
     *,
+    window: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Compute ``softmax(scale * q k^T + mask) v`` over a packed row, forward and backward.
@@ -40,6 +41,8 @@ def tree_attention(
         mask: the mask of the row. A plan, or the ``batch["treepack"]`` that holds one, must be on
             the device of ``q``; a ``TreeMask`` is planned and moved there, which costs a copy.
         scale: of the scores; ``D ** -0.5`` by default.
+        window: tokens of its path that a query sees, itself included (sliding-window layers); image
+            tokens see ahead without limit. A plan knows its window already.
         backend: name of a module in ``treepack.attention.backends``; by default that of the device.
 
     Returns:
@@ -62,7 +65,7 @@ def tree_attention(
     """
     q, k, v = _autocast(q, k, v)
     _check_inputs(q, k, v)
-    plan = find_plan(mask, q.device)
+    plan = find_plan(mask, q.device, window)
     if plan.plan.device != q.device:
         raise AttentionError(
             f"the mask is on {plan.plan.device}, q on {q.device}; "
@@ -105,23 +108,28 @@ def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-def find_plan(mask: Any, device: torch.device) -> TreePlan:
+def find_plan(mask: Any, device: torch.device, window: int | None = None) -> TreePlan:
     """The plan that a mask argument holds; a ``TreeMask`` is planned, once for each device."""
     if isinstance(mask, TreePlan):
+        if window is not None and window < mask.longest and window != mask.window:
+            raise AttentionError(
+                f"a window of {window} tokens asked of a plan with window {mask.window}, and the "
+                f"longest path has {mask.longest}; pass batch['treepack'], which has every plan"
+            )
         return mask
     plan = getattr(mask, "plan", None)
     if isinstance(plan, TreePlan):
-        return plan
+        return plan if window is None else mask.plan_for(window)
     if not callable(plan):
         raise AttentionError(
             f"mask must be a TreeMask, a TreePlan or batch['treepack'], got {type(mask).__name__}"
         )
-    return _plan_of(mask, device)
+    return _plan_of(mask, device, window)
 
 
 @functools.lru_cache(maxsize=16)
-def _plan_of(mask: TreeMask, device: torch.device) -> TreePlan:
-    return TreePlan.from_mask(mask).to(device)
+def _plan_of(mask: TreeMask, device: torch.device, window: int | None) -> TreePlan:
+    return TreePlan.from_mask(mask, window).to(device)
 
 
 def run_forward(
@@ -172,11 +180,12 @@ def run_backward(
             lse[:, call.q].contiguous(),
             scale,
         )
+        where = (call.q, call.k, call.k)
         if grads:
-            for grad, rows, part in zip(grads, (call.q, call.k, call.k), parts, strict=True):
+            for grad, rows, part in zip(grads, where, parts, strict=True):
                 _add_rows_(grad, rows, part)
         else:
-            grads = [_pad_rows(part, q.shape[0]) for part in parts]
+            grads = [_spread(part, r, q.shape[0]) for part, r in zip(parts, where, strict=True)]
     dq, dk, dv = grads or (x.new_zeros(x.shape) for x in (q, k, v))
     return dq, dk, dv
 
@@ -203,6 +212,16 @@ def _pad_rows(x: Tensor, total: int) -> Tensor:
     """Rows of zeros up to ``total``, contiguous as the compiler was told."""
     missing = total - x.shape[0]
     return (pad(x, (0, 0, 0, 0, 0, missing)) if missing else x).contiguous()
+
+
+def _spread(x: Tensor, rows: Rows, total: int) -> Tensor:
+    """Rows of the first call at their place among ``total`` rows."""
+    if isinstance(rows, slice):
+        return _pad_rows(x, total)
+    # Many branches share the end of one root: their sum is rounded once, at the end.
+    wide = torch.promote_types(x.dtype, torch.float32)
+    spread = x.new_zeros(total, *x.shape[1:], dtype=wide)
+    return spread.index_add_(0, rows, x.to(wide)).to(x.dtype)
 
 
 def _add_rows_(x: Tensor, rows: Rows, part: Tensor) -> None:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
+from treepack._core import longest_path, window_plan
+
 if TYPE_CHECKING:
     from treepack._core import TreeMask
 
 Rows: TypeAlias = slice | torch.Tensor
 
-SELF, CROSS, REV, REV_GATHERED = range(4)
-"""Kinds of call: causal; every key; every key from one's own on; the same, of gathered rows."""
+SELF, CROSS, REV, REV_GATHERED, WINDOW = range(5)
+"""Kinds of call: causal; every key; every key from one's own on; the same, of gathered rows; of
+gathered keys the last so many up to one's own."""
 
 HEADER, FIELDS = 4, 12
 
@@ -33,6 +36,7 @@ class TreePlan:
 
     Attributes:
         total: length of the row.
+        window: tokens that a query sees of its path, or ``None`` for all.
 
     Example:
         >>> import treepack as tp
@@ -42,21 +46,22 @@ class TreePlan:
         (16, 10, TreePlan(calls=2, total=16, device='cpu'))
     """
 
-    __slots__ = ("__weakref__", "host", "longest", "plan", "total")
+    __slots__ = ("__weakref__", "host", "longest", "plan", "total", "window")
 
     def __init__(self, plan: torch.Tensor, host: torch.Tensor, longest: int | None = None) -> None:
         self.plan = plan
         self.host = host
         self.total = int(host[1])
         self.longest = self.total if longest is None else longest
+        self.window = int(host[3]) or None
         _mark_dynamic(plan, host)
 
     @staticmethod
-    def from_mask(mask: TreeMask) -> TreePlan:
-        """The plan of a mask, on the CPU."""
-        plan, host = map(torch.from_numpy, mask.plan())
-        # Positions count from each root along the path, so the last one says how long it is.
-        return TreePlan(plan, host, int(mask.positions().max(initial=-1)) + 1)
+    def from_mask(mask: TreeMask, window: int | None = None) -> TreePlan:
+        """The plan of a mask, on the CPU; with a window, that of a layer with sliding attention."""
+        parts = mask.plan() if window is None else window_plan(mask, window)
+        plan, host = map(torch.from_numpy, parts)
+        return TreePlan(plan, host, longest_path(mask))
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> TreePlan:
         """The same plan with its device part on ``device``: one copy, no synchronisation."""
@@ -96,6 +101,9 @@ class Call(NamedTuple):
 
     Segment ``s`` is queries ``cu_q[s]:cu_q[s + 1]`` and keys ``cu_k[s]:cu_k[s + 1]`` of those; a
     segment without queries or without keys is a gap that the call steps over.
+
+    In a call of kind WINDOW queries and keys of a segment end together, and a query sees the
+    ``window`` keys that end at its own.
     """
 
     kind: int
@@ -105,17 +113,19 @@ class Call(NamedTuple):
     cu_k: torch.Tensor
     max_q: int
     max_k: int
+    window: int
 
 
 def read_calls(plan: torch.Tensor, host: torch.Tensor) -> list[Call]:
-    """The calls of a plan, as views into it; the first is SELF on all rows but the padding."""
+    """The calls of a plan, as views into it; the first covers all rows but the padding."""
     table = host.tolist()
     starts = range(HEADER, HEADER + FIELDS * table[0], FIELDS)
-    return [_read_call(plan, *table[start : start + FIELDS]) for start in starts]
+    return [_read_call(plan, table[3], *table[start : start + FIELDS]) for start in starts]
 
 
 def _read_call(
     plan: torch.Tensor,
+    window: int,
     kind: int,
     q_start: int,
     q_rows: int,
@@ -133,7 +143,8 @@ def _read_call(
     k: Rows = slice(k_start, k_start + k_rows)
     if kind == REV_GATHERED:
         q = plan[off_q_index : off_q_index + q_rows]
+    if kind in (REV_GATHERED, WINDOW):
         k = plan[off_k_index : off_k_index + k_rows]
     cu_q = plan[off_cu_q : off_cu_q + n_seg + 1]
     cu_k = plan[off_cu_k : off_cu_k + n_seg + 1]
-    return Call(kind, q, k, cu_q, cu_k, max_q, max_k)
+    return Call(kind, q, k, cu_q, cu_k, max_q, max_k, window)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from treepack.attention.ops import find_plan, tree_attention
+from treepack.attention.ops import tree_attention
 from treepack.errors import AttentionError
 
 NAME = "treepack"
@@ -61,7 +61,7 @@ def tree_attention_forward(
         attention_mask: must be ``None``.
         dropout: must be 0.
         scaling: of the scores; ``D ** -0.5`` by default.
-        sliding_window: in tokens; allowed where no path from a root to a leaf is longer.
+        sliding_window: tokens of its path that a token sees, itself included, or ``None``.
         treepack: ``batch["treepack"]``, which ``model(**batch)`` passes on to every layer.
         is_causal: must not be ``False``; by default what the layer says of itself.
         kwargs: what else the model passes on; no argument that changes attention may be among it.
@@ -71,7 +71,7 @@ def tree_attention_forward(
 
     Raises:
         AttentionError: the batch lost its mask, the row is not the mask's, or the layer asks for
-            attention that is not causal, or windowed, soft-capped, with dropout or with sinks.
+            attention that is not causal, or soft-capped, with dropout or with sinks.
 
     Example:
         >>> import torch, treepack as tp
@@ -88,9 +88,10 @@ def tree_attention_forward(
         )
     _check_layer(module, is_causal, dropout, kwargs)
     _check_row(module, query, key, attention_mask)
-    _check_window(module, query, sliding_window, treepack)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    return tree_attention(q, k, v, treepack, scaling)[None], None
+    # A row that fits into the window needs no other plan, and a compiled graph no other guard.
+    window = None if sliding_window is None or sliding_window >= query.shape[2] else sliding_window
+    return tree_attention(q, k, v, treepack, scaling, window=window)[None], None
 
 
 def _name(module: torch.nn.Module) -> str:
@@ -138,20 +139,4 @@ def _check_row(
         raise AttentionError(
             f"{_name(module)} got {query.shape[2]} queries and {key.shape[2]} keys; "
             "a packed row has no cache: pass use_cache=False"
-        )
-
-
-def _check_window(
-    module: torch.nn.Module, query: Tensor, sliding_window: int | None, treepack: Any
-) -> None:
-    # A row that fits into the window needs no look at the plan, whose numbers a compiled graph
-    # would have to remember.
-    if sliding_window is None or sliding_window >= query.shape[2]:
-        return
-    longest = find_plan(treepack, query.device).longest
-    if sliding_window < longest:
-        raise AttentionError(
-            f"{_name(module)} has a sliding window of {sliding_window} tokens and the longest path "
-            f"of the row has {longest}; keep examples within the window, or train this model with "
-            "its own attention"
         )

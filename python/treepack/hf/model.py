@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treepack.errors import AttentionError
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=nn.Module)
 
-FULL = {"full_attention", "attention", "full"}
-"""What configurations call a layer in which every token sees all tokens before it."""
+EXACT = {"full_attention", "attention", "full", "sliding_attention"}
+"""What configurations call a layer in which a token sees all before it, or those in a window."""
 
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 """What configurations call dropout of attention weights."""
@@ -34,9 +34,9 @@ def prepare(model: Model) -> Model:
         The same model.
 
     Raises:
-        AttentionError: attention layers that a packed row cannot serve exactly: with a sliding
-            window, soft-capped scores, linear attention or dropout, or that do not go through the
-            attention interface of transformers.
+        AttentionError: attention layers that a packed row cannot serve exactly: with soft-capped
+            scores, linear or chunked attention or dropout, or that do not go through the attention
+            interface of transformers.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -71,26 +71,16 @@ def _check(model: Any) -> None:
     if getattr(model.config, "is_encoder_decoder", False):
         raise AttentionError(f"{name} is an encoder-decoder; packed rows need a decoder alone")
     for field in ("layer_types", "layers_block_type"):
-        kinds = sorted(set(getattr(text, field, None) or ()) - FULL)
+        kinds = sorted(set(getattr(text, field, None) or ()) - EXACT)
         if kinds:
             raise AttentionError(
-                f"{name} has layers of type {kinds}; a packed row is exact in full attention only"
+                f"{name} has layers of type {kinds}; a packed row is exact in full and "
+                "sliding-window attention only"
             )
     layers = list(_attention_layers(model))
     if not layers:
         raise AttentionError(f"{name} has no causal attention layers that could be packed")
-    for layer in layers:
-        _check_layer(name, layer, text)
-
-
-def _check_layer(name: str, layer: Any, text: Any) -> None:
-    window = getattr(layer, "sliding_window", None) or _window(text)
-    if window is not None:
-        raise AttentionError(
-            f"{name} has a sliding window of {window} tokens; a packed row is exact only within "
-            "it. If no path from a root to a leaf is longer, use treepack.hf.register() and "
-            "set_attn_implementation: each batch is checked then"
-        )
+    _check_windows(name, layers, getattr(text, "layer_types", None) or ())
     if getattr(text, "attn_logit_softcapping", None) is not None:
         raise AttentionError(f"{name} soft-caps its attention scores, which has no varlen kernel")
     for field in DROPOUTS:
@@ -101,11 +91,15 @@ def _check_layer(name: str, layer: Any, text: Any) -> None:
             )
 
 
-def _window(text: Any) -> int | None:
-    # With layer types the configuration says for each layer whether the window counts.
-    if getattr(text, "layer_types", None) or getattr(text, "use_sliding_window", True) is False:
-        return None
-    return getattr(text, "sliding_window", None)
+def _check_windows(name: str, layers: Sequence[Any], kinds: Sequence[str]) -> None:
+    for layer in layers:
+        index = getattr(layer, "layer_idx", None)
+        is_local = index is not None and index < len(kinds) and kinds[index] == "sliding_attention"
+        if is_local and getattr(layer, "sliding_window", None) is None:
+            raise AttentionError(
+                f"layer {index} of {name} has a sliding window that it does not tell its attention "
+                "function; a packed row would attend beyond it"
+            )
 
 
 def _attention_layers(model: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ mod options;
 mod order;
 mod packer_state;
 mod packing;
+mod window;
 
 use pyo3::prelude::*;
 
@@ -19,5 +20,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     mask::register(m)?;
     order::register(m)?;
     packing::register(m)?;
+    window::register(m)?;
     Ok(())
 }

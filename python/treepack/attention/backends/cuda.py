@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from treepack.attention.plan import CROSS, SELF, Call
+from treepack.attention.plan import REV, REV_GATHERED, SELF, WINDOW, Call
 from treepack.errors import AttentionError
 
 DTYPES = (torch.float16, torch.bfloat16)
@@ -54,7 +54,7 @@ def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[
         v,
         *_segments(call),
         0.0,
-        call.kind == SELF,
+        call.kind in (SELF, WINDOW),
         False,
         scale=scale,
         **_window(call),
@@ -90,7 +90,7 @@ def backward(
         lse,
         *_segments(call),
         0.0,
-        call.kind == SELF,
+        call.kind in (SELF, WINDOW),
         rng_state,
         unused,
         scale=scale,
@@ -105,6 +105,8 @@ def _segments(call: Call) -> tuple[Tensor, Tensor, int, int]:
 
 def _window(call: Call) -> dict[str, Any]:
     # Only where needed: with some kernels any window, even an open one, is an error.
-    if call.kind in (SELF, CROSS):
-        return {}
-    return {"window_size_left": 0, "window_size_right": -1}
+    if call.kind in (REV, REV_GATHERED):
+        return {"window_size_left": 0, "window_size_right": -1}
+    if call.kind == WINDOW:
+        return {"window_size_left": call.window - 1, "window_size_right": 0}
+    return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from treepack.attention.plan import CROSS, SELF, Call
+from treepack.attention.plan import CROSS, SELF, WINDOW, Call
 
 
 def check(q: Tensor) -> None:
@@ -58,6 +58,10 @@ def _visible(call: Call, n_q: int, n_k: int) -> Tensor:
     if call.kind == CROSS:
         return together
     ahead = k_place - q_place[:, None]
+    if call.kind == WINDOW:
+        # Queries and keys of a segment end together.
+        ahead = ahead - (call.cu_k.diff() - call.cu_q.diff())[q_segment][:, None]
+        return together & (ahead <= 0) & (ahead > -call.window)
     return together & (ahead <= 0 if call.kind == SELF else ahead >= 0)
 
 

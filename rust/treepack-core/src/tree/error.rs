@@ -204,4 +204,10 @@ pub enum TreeError {
     /// A block of no tokens.
     #[error("a block of {size} tokens holds nothing; use 1 or more, such as 128")]
     BlockSize { size: usize },
+
+    /// A sliding window of no tokens.
+    #[error(
+        "a window of {window} tokens sees nothing; a window counts the token itself, so 1 or more"
+    )]
+    WindowSize { window: usize },
 }

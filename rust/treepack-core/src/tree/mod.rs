@@ -15,6 +15,7 @@ mod positions;
 mod runs;
 mod targets;
 mod vectors;
+mod window;
 
 pub use blocks::{BlockLists, BlockTable};
 pub use error::TreeError;

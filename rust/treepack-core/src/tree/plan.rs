@@ -27,7 +27,9 @@ const ALIGN: usize = 4;
 /// - kind 0 (self): the keys of the segment up to itself;
 /// - kind 1 (cross): all keys of the segment;
 /// - kind 2 (rev): the keys of the segment from its own place on;
-/// - kind 3 (rev, gathered): the same, of the rows named at `off_q_index` and `off_k_index`.
+/// - kind 3 (rev, gathered): the same, of the rows named at `off_q_index` and `off_k_index`;
+/// - kind 4 (window, see [`TreeMask::window_plan`]): of the keys named at `off_k_index`, the
+///   `host[3]` that end at its own.
 ///
 /// What a call leaves out is cut into segments without queries or without keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,18 +41,19 @@ pub struct Plan {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Causal = 0,
     Cross = 1,
     Rev = 2,
     RevGathered = 3,
+    Window = 4,
 }
 
 /// Queries `q.0..q.1` that meet keys `k.0..k.1`.
 #[derive(Clone, Copy)]
-struct Piece {
-    q: (i32, i32),
-    k: (i32, i32),
+pub(super) struct Piece {
+    pub q: (i32, i32),
+    pub k: (i32, i32),
 }
 
 impl Piece {
@@ -75,10 +78,15 @@ impl TreeMask {
         for level in by_depth(crosses) {
             writer.call(Kind::Cross, &level)?;
         }
+        self.write_groups(&mut writer)?;
+        Ok(writer.finish())
+    }
+
+    /// What image tokens see ahead.
+    pub(super) fn write_groups(&self, writer: &mut Writer) -> Result<(), TreeError> {
         let (whole, holed) = self.group_pieces();
         writer.call(Kind::Rev, &whole)?;
-        writer.gathered(&self.groups, &holed)?;
-        Ok(writer.finish())
+        writer.gathered(&self.groups, &holed)
     }
 
     /// Chains, and what the rest of each subtree sees of a chain's nodes.
@@ -86,18 +94,22 @@ impl TreeMask {
     /// A chain is a node, its first child, that one's first child and so on: contiguous and causal.
     /// Nodes without tokens are passed over; their children count as children of the ancestor.
     fn tree_pieces(&self) -> (Vec<Piece>, Vec<Piece>) {
-        let nodes = &self.nodes;
         let (mut chains, mut crosses) = (Vec::new(), Vec::new());
-        let mut first = 0;
-        for node in 1..=nodes.len() {
-            let goes_on = node < nodes.len()
-                && (nodes.tokens(node).is_empty() || nodes.before[node] == nodes.start[node] - 1);
-            if !goes_on {
-                self.close_chain(first..node, &mut chains, &mut crosses);
-                first = node;
-            }
+        for chain in self.chains() {
+            self.close_chain(chain, &mut chains, &mut crosses);
         }
         (chains, crosses)
+    }
+
+    /// The nodes of each chain.
+    pub(super) fn chains(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+        let nodes = &self.nodes;
+        let mut first = 0;
+        (1..=nodes.len()).filter_map(move |node| {
+            let goes_on = node < nodes.len()
+                && (nodes.tokens(node).is_empty() || nodes.before[node] == nodes.start[node] - 1);
+            (!goes_on).then(|| std::mem::replace(&mut first, node)..node)
+        })
     }
 
     fn close_chain(
@@ -160,20 +172,44 @@ fn by_depth(pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
     levels
 }
 
-struct Writer {
+pub(super) struct Writer {
     entries: Vec<i32>,
     host: Vec<i32>,
     cuts: Cuts,
 }
 
 impl Writer {
-    fn new(mask: &TreeMask) -> Self {
+    pub fn new(mask: &TreeMask) -> Self {
         let room = 4 * (mask.nodes.len() + mask.groups.run_start.len() + ALIGN);
         Self {
             entries: Vec::with_capacity(room),
             host: vec![0, mask.total, int32(mask.used()), 0],
             cuts: Cuts::default(),
         }
+    }
+
+    pub fn set_window(&mut self, window: i32) {
+        self.host[3] = window;
+    }
+
+    /// A call on all queries and on gathered keys; the pieces count those by their place.
+    pub fn gathered_keys(
+        &mut self,
+        kind: Kind,
+        pieces: &[Piece],
+        keys: &[i32],
+    ) -> Result<(), TreeError> {
+        self.cuts.begin(0, 0);
+        for piece in pieces {
+            self.cuts.push(*piece);
+        }
+        let off_q = self.put(|cuts| &cuts.q)?;
+        let off_k = self.put(|cuts| &cuts.k)?;
+        let off_index = self.offset()?;
+        self.entries.extend_from_slice(keys);
+        self.pad();
+        let rows = [0, self.cuts.q[self.cuts.q.len() - 1], 0, int32(keys.len())];
+        self.describe(kind, rows, [off_q, off_k, 0, off_index])
     }
 
     /// A call on the rows from the first piece to the last.
@@ -271,7 +307,7 @@ impl Writer {
         Ok(())
     }
 
-    fn finish(self) -> Plan {
+    pub fn finish(self) -> Plan {
         Plan {
             entries: self.entries,
             host: self.host,

@@ -1,0 +1,108 @@
+"""Models with sliding windows: each path of a packed row is as if it ran alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+import treepack as tp
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 12,
+}
+WINDOW = 5
+TREE = [12, 7, 3, 9, 1, 8, 6], [-1, 0, 1, 0, 0, -1, 5]
+
+
+def mistral():
+    return hf.MistralForCausalLM(hf.MistralConfig(**SIZES, sliding_window=WINDOW))
+
+
+def gemma3():
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    config = hf.Gemma3TextConfig(**SIZES, sliding_window=WINDOW, layer_types=kinds)
+    return hf.Gemma3ForCausalLM(config)
+
+
+def randomised(model):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, weight[0].numel() ** -0.5)
+    return model.double().train()
+
+
+def paths_of(mask):
+    paths = []
+    for node in range(mask.n_nodes):
+        parent = mask.node_parent[node]
+        own = np.arange(mask.node_start[node], mask.node_end[node])
+        paths.append(own if parent < 0 else np.concatenate([paths[parent], own]))
+    parents = set(mask.node_parent.tolist())
+    return [torch.from_numpy(path) for i, path in enumerate(paths) if i not in parents]
+
+
+def run(model, ids, **inputs):
+    model.zero_grad()
+    return model(ids, use_cache=False, **inputs).logits[0]
+
+
+@pytest.mark.parametrize("build", [mistral, gemma3])
+def test_each_path_is_as_if_alone(build):
+    model = randomised(build())
+    mask = tp.TreeMask.from_nodes(*TREE, total=50)
+    ids = torch.randint(0, 60, (1, mask.total))
+    paths = paths_of(mask)
+    model.set_attn_implementation("sdpa")
+    alone = [run(model, ids[:, path]) for path in paths]
+    weights = [torch.randn_like(logits) for logits in alone]
+    sum((w * logits).sum() for w, logits in zip(weights, alone, strict=True)).backward()
+    expected = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+    tp.hf.prepare(model)
+    positions = torch.from_numpy(mask.positions())
+    row = run(model, ids, position_ids=positions, treepack=mask)
+    for path, logits in zip(paths, alone, strict=True):
+        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-6)
+    sum((w * row[path]).sum() for w, path in zip(weights, paths, strict=True)).backward()
+    for name, weight in model.named_parameters():
+        scale = expected[name].abs().max()
+        torch.testing.assert_close(weight.grad, expected[name], rtol=0, atol=1e-6 * float(scale))
+    # The windows matter here: without them the row says something else.
+    for layer in model.modules():
+        if getattr(layer, "sliding_window", None):
+            layer.sliding_window = None
+    model.config.sliding_window = None
+    unlimited = run(model, ids, position_ids=positions, treepack=mask)
+    assert (unlimited - row).abs().max() > 0.05
+
+
+def test_gemma3_sees_ahead_within_an_image_and_only_there():
+    """Against the masks that transformers builds for one path alone, images included."""
+    from transformers.models.gemma3.modeling_gemma3 import create_masks_for_vision_model
+
+    model = randomised(gemma3())
+    model.set_attn_implementation("sdpa")
+    runs = [[2, 8, 0], [9, 12, 1]]
+    mask = tp.TreeMask.from_nodes([14, 5, 6], [-1, 0, 0], runs, "within_image")
+    ids = torch.randint(0, 60, (1, mask.total))
+    alone = []
+    for path in paths_of(mask):
+        blocks = torch.full((1, len(path)), -1)
+        for start, end, image in runs:
+            blocks[:, start:end] = image
+        embeds, places = model.get_input_embeddings()(ids[:, path]), torch.arange(len(path))[None]
+        masks = create_masks_for_vision_model(model.config, embeds, None, None, places, blocks)
+        alone.append(run(model, ids[:, path], attention_mask=masks))
+    tp.hf.prepare(model)
+    row = run(model, ids, position_ids=torch.from_numpy(mask.positions()), treepack=mask)
+    for path, logits in zip(paths_of(mask), alone, strict=True):
+        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-6)
