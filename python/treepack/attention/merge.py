@@ -1,6 +1,16 @@
-"""Put partial attention results together, as if one softmax had run over all their keys."""
+"""Put partial attention results together, as if one softmax had run over all their keys.
+
+On a GPU one fused kernel does it (`treepack.attention.merge_kernel`); `merge_` is the same in
+torch.
+"""
 
 from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -41,6 +51,16 @@ def merge_(
     both = (part * _share(more, base)).addcmul_(out[rows], _share(seen, base))
     out[rows] = both.to(out.dtype)
     lse[:, rows] = merged.masked_fill(nothing, torch.inf)
+
+
+@functools.cache
+def merge_on(device_type: str) -> Callable[..., Any]:
+    """The fastest merge on a kind of device."""
+    if device_type == "cuda" and importlib.util.find_spec("triton"):
+        kernel = importlib.import_module("treepack.attention.merge_kernel")
+        fused: Callable[..., Any] = kernel.merge_
+        return fused
+    return merge_
 
 
 def _or_nothing(lse: torch.Tensor) -> torch.Tensor:

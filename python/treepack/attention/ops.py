@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from treepack.attention import backends
-from treepack.attention.merge import merge_
+from treepack.attention.merge import merge_on
 from treepack.attention.plan import Rows, TreePlan, read_calls
 from treepack.errors import AttentionError
 
@@ -146,11 +146,13 @@ def run_forward(
         return q.new_zeros(q.shape), q.new_full((q.shape[1], total), torch.inf, dtype=_lse_type(q))
     first, *later = calls
     out, lse = kernels.forward(first, q[first.q], k[first.k], v[first.k], scale)
-    out, lse = _pad_rows(out, total), pad(lse, (0, total - lse.shape[1]), value=torch.inf)
+    out = _pad_rows(out, total)
+    lse = pad(lse, (0, total - lse.shape[1]), value=torch.inf).contiguous()
+    merge_ = merge_on(q.device.type)
     for call in later:
         part, part_lse = kernels.forward(call, q[call.q], k[call.k], v[call.k], scale)
         merge_(out, lse, call.q, part, part_lse)
-    return out, lse.contiguous()
+    return out, lse
 
 
 def run_backward(
