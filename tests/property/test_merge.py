@@ -64,3 +64,21 @@ def test_the_kernel_merges_as_torch_does():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) >= 150
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("index", ["*i32", "*fp32"])
+def test_the_kernel_compiles_for_gpus_that_are_not_here(capability, index):
+    import triton
+    from treepack.attention.merge_kernel import _merge
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = ["*bf16", "*fp32", "*bf16", "*fp32", index, "i32", "i32", "i32"]
+    constants = {"HEADS": 4, "SIZE": 24, "SIZE_2": 32, "BLOCK_ROWS": 32}
+    constants["IS_GATHERED"] = index == "*i32"
+    signature = dict(zip(_merge.arg_names, [*types, *["constexpr"] * 5], strict=True))
+    source = ASTSource(fn=_merge, signature=signature, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]

@@ -43,7 +43,8 @@ def tree_attention(
         scale: of the scores; ``D ** -0.5`` by default.
         window: tokens of its path that a query sees, itself included (sliding-window layers); image
             tokens see ahead without limit. A plan knows its window already.
-        backend: name of a module in ``treepack.attention.backends``; by default that of the device.
+        backend: name of a module in ``treepack.attention.backends``, by default that of the device;
+            or ``"flex"``, torch's FlexAttention, which wants to be compiled and rows of one length.
 
     Returns:
         ``[T, H, D]`` in the dtype of ``q``, or of the autocast region. Padding rows are 0, and so
@@ -65,6 +66,8 @@ def tree_attention(
     """
     q, k, v = _autocast(q, k, v)
     _check_inputs(q, k, v)
+    if backend == "flex":
+        return _flex(q, k, v, mask, scale, window)
     plan = find_plan(mask, q.device, window)
     if plan.plan.device != q.device:
         raise AttentionError(
@@ -74,6 +77,18 @@ def tree_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     out, _ = attn_fwd(q, k, v, plan.plan, plan.host, scale, backend or "")
     return out
+
+
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float | None, window: int | None
+) -> Tensor:
+    if window is not None:
+        raise AttentionError(
+            f"flex has no sliding window, and the layer asks for {window} tokens; leave backend out"
+        )
+    from treepack.attention.flex import attend
+
+    return attend(q, k, v, mask, scale)
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
