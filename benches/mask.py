@@ -1,4 +1,4 @@
-"""The core against its numpy twin and against the dense mask that it replaces, on one row of 16k.
+"""The core against its numpy twin, the dense mask and torch's block mask, on one row of 16k.
 
     python benches/mask.py            # about half a minute
     python benches/mask.py --quick    # a row of 2k: about a second
@@ -18,6 +18,7 @@ import machine
 import numpy as np
 import numpy.typing as npt
 import treepack as tp
+from treepack._core import block_lists
 from treepack._reference.mask import ReferenceMask
 from treepack._reference.plan import build_plan
 
@@ -119,6 +120,27 @@ def compare(row: Row) -> None:
     print(f"  {dense / vectors:10,.0f} times the core, {row.total**2:,} bytes")
 
 
+def compare_blocks(row: Row) -> None:
+    """FlexAttention's block mask: from our lists, and as torch's ``create_block_mask`` finds it."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask
+    from treepack.attention.flex import make_block_mask
+
+    mask, cpu = tp.TreeMask.from_nodes(*row), torch.device("cpu")
+    ours = make_block_mask(mask, cpu)
+    start = time.perf_counter()
+    theirs = create_block_mask(ours.mask_mod, None, None, row.total, row.total, device="cpu")
+    traced = time.perf_counter() - start
+    assert torch.equal(ours.to_dense(), theirs.to_dense())
+    lists = seconds(lambda: block_lists(mask))
+    whole = seconds(lambda: make_block_mask.__wrapped__(mask, cpu))
+    print(f"\nblocks of 128, {row.bidirectional}")
+    print(f"  core: all eight lists                          {1e6 * lists:12.1f} us")
+    print(f"  BlockMask from them                            {1e6 * whole:12.1f} us")
+    print(f"  create_block_mask, eager, one call             {1e6 * traced:12.1f} us", end="")
+    print(f"  {traced / whole:10,.0f} times ours")
+
+
 def main() -> None:
     """Compare in every mode."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -127,6 +149,8 @@ def main() -> None:
     print(machine.describe())
     for mode in ("none", "image_tokens", "within_image"):
         compare(build_row(total, mode))
+    for mode in ("none", "image_tokens"):
+        compare_blocks(build_row(total, mode))
 
 
 if __name__ == "__main__":
