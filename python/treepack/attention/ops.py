@@ -16,14 +16,14 @@ from treepack.errors import AttentionError
 
 if TYPE_CHECKING:
     from treepack._core import TreeMask
-    from treepack.batch import PackedRow
+    from treepack.attention.plan import PlannedRow
 
 
 def tree_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: TreeMask | TreePlan | PackedRow,
+    mask: TreeMask | TreePlan | PlannedRow,
     scale: float | None = None,
     *,
     window: int | None = None,

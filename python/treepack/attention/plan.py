@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -94,6 +94,17 @@ def _mark_dynamic(*tensors: torch.Tensor) -> None:
     if dynamo is not None and hasattr(dynamo, "mark_dynamic"):
         for tensor in tensors:
             dynamo.mark_dynamic(tensor, 0)
+
+
+class PlannedRow(Protocol):
+    """What holds the plans of a row: ``batch["treepack"]``."""
+
+    @property
+    def plan(self) -> TreePlan:
+        """Without a window."""
+
+    def plan_for(self, window: int) -> TreePlan:
+        """Of layers with a sliding window."""
 
 
 class Call(NamedTuple):
