@@ -43,6 +43,8 @@ test-python: setup
 bench: setup  ## compare with the alternatives, ratios in one run
 	$(BIN)/python benches/packing.py
 	$(BIN)/python benches/mask.py
+	$(BIN)/python benches/attention.py
+	$(BIN)/python benches/step.py
 	cargo bench --quiet
 
 lint: setup  ## check format, lints, types and stubs

@@ -59,19 +59,24 @@ def test_each_path_is_as_if_alone(build):
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(0, weight[0].numel() ** -0.5)
-    mask = tp.TreeMask.from_nodes(LENGTHS, PARENTS)
+    mask = tp.TreeMask.from_nodes(LENGTHS, PARENTS, total=34)
     ids = torch.randint(0, 64, (1, mask.total))
     with torch.no_grad():
         alone = [model(ids[:, path], use_cache=False).logits[0] for path in paths(mask)]
     register()
     model.set_attn_implementation(NAME)
+    inputs = {"position_ids": torch.from_numpy(mask.positions()), "use_cache": False}
+    with torch.no_grad():
+        mixed = model(ids, **inputs, treepack=mask).logits[0]
     assert tree_recurrence.install(model).mode == "tree"
     kwargs = {name: torch.from_numpy(value) for name, value in trl_tree_kwargs(mask).items()}
     longest = kwargs.pop("tree_max_seqlens").tolist()
     kwargs |= {"tree_max_seqlen_q": longest[0], "tree_max_seqlen_k": longest[1]}
-    inputs = {"position_ids": torch.from_numpy(mask.positions()), "use_cache": False}
     with torch.no_grad():
         row = model(ids, **inputs, treepack=mask, **kwargs).logits[0]
     for path, logits in zip(paths(mask), alone, strict=True):
         torch.testing.assert_close(row[path], logits, rtol=1e-4, atol=1e-4)
+    # Without the kwargs the recurrent layers run on from one branch into the next.
+    gap = max((mixed[p] - x).abs().max() for p, x in zip(paths(mask), alone, strict=True))
+    assert gap > 0.1
     tree_recurrence.uninstall(model)

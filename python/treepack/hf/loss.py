@@ -33,7 +33,8 @@ def weighted_loss(
         logits: float ``[1, L, vocab]``, one row for each target.
         labels: not used; the targets are aligned already and arrive as ``shift_labels``.
         vocab_size: not used; the last axis of ``logits`` says it.
-        loss_weights: float ``[1, L]``.
+        loss_weights: float ``[1, L]``. FSDP2 rounds them with everything else that enters a model
+            unless its ``MixedPrecisionPolicy`` has ``cast_forward_inputs=False``.
         shift_labels: int64 ``[1, L]`` target tokens; -100 carries no loss.
         num_items_in_batch: divisor instead of the row's own sum of weights: the sum over all ranks
             and micro-batches of a step, so that every weight counts the same.

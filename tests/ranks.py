@@ -1,0 +1,32 @@
+"""Several gloo ranks on this machine, each a process that runs one function."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+SECONDS = 120
+
+
+def run_ranks(world, function, *arguments):
+    """What ``function(rank, world, *arguments)`` returns on each rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_main, (world, folder, function, arguments), nprocs=world)
+        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world)]
+
+
+def _main(rank, world, folder, function, arguments):
+    from datetime import timedelta
+
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    limit = timedelta(seconds=SECONDS)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=limit)
+    result = function(rank, world, *arguments)
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
