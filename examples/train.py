@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if packing changed no loss by more than rounding."""
     options = parse(arguments)
     console = Console()
+    # A loader process needs a core of its own; threads that wait for one slow all others down.
+    torch.set_num_threads(max(1, torch.get_num_threads() - options.workers))
     try:
         return run(options, console)
     except tp.errors.TreepackError as error:
