@@ -115,6 +115,12 @@ fn parts(c: &mut Criterion) {
     group.bench_function("targets", |b| {
         b.iter(|| mask.targets(&row.targets()).unwrap());
     });
+    group.bench_function("block lists, 128 by 128", |b| {
+        b.iter(|| black_box(&mask).block_lists(128, 128).unwrap());
+    });
+    group.bench_function("plan of a window of 1,024", |b| {
+        b.iter(|| black_box(&mask).window_plan(1_024).unwrap());
+    });
     group.finish();
 }
 

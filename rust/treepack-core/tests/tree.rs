@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use treepack_core::tree::{
-    Bidirectional, ImageRun, Plan, RootPositions, TargetNodes, TreeError, TreeMask, IGNORE,
+    Bidirectional, BlockTable, ImageRun, Plan, RootPositions, TargetNodes, TreeError, TreeMask,
+    IGNORE,
 };
 
 /// What `from_nodes` takes.
@@ -155,6 +156,7 @@ fn count_pairs(plan: &Plan, total: usize) -> Vec<Vec<u32>> {
         assert_eq!([cu_q[segments], cu_k[segments]], [call[2], call[4]]);
         let row = |side: usize, cut: i32| match call[0] {
             3 => at(plan.entries[at(call[10 + side] + cut)]),
+            4 if side == 1 => at(plan.entries[at(call[11] + cut)]),
             _ => at(call[1 + 2 * side] + cut),
         };
         for (q, k) in cu_q.windows(2).zip(cu_k.windows(2)) {
@@ -162,11 +164,13 @@ fn count_pairs(plan: &Plan, total: usize) -> Vec<Vec<u32>> {
                 q[1] - q[0] <= call[6] && k[1] - k[0] <= call[7],
                 "no longer than announced"
             );
-            for (i, q) in (q[0]..q[1]).enumerate() {
-                for (j, k) in (k[0]..k[1]).enumerate() {
+            let ahead = (k[1] - k[0]) - (q[1] - q[0]);
+            for (i, q) in (0..).zip(q[0]..q[1]) {
+                for (j, k) in (0..).zip(k[0]..k[1]) {
                     let sees = match call[0] {
                         0 => j <= i,
                         1 => true,
+                        4 => j <= i + ahead && j > i + ahead - plan.host[3],
                         _ => j >= i,
                     };
                     count[row(0, q)][row(1, k)] += u32::from(sees);
@@ -175,6 +179,16 @@ fn count_pairs(plan: &Plan, total: usize) -> Vec<Vec<u32>> {
         }
     }
     count
+}
+
+/// The pairs of a table, row by row.
+fn listed(table: &BlockTable) -> Vec<(usize, usize)> {
+    let rows = table.indices.chunks(table.width).zip(&table.counts);
+    let blocks = rows.map(|(blocks, &count)| &blocks[..usize::try_from(count).unwrap()]);
+    (0..)
+        .zip(blocks)
+        .flat_map(|(row, blocks)| blocks.iter().map(move |&b| (row, b.try_into().unwrap())))
+        .collect()
 }
 
 /// A row that is valid, or whose only fault is that its images alternate.
@@ -223,6 +237,47 @@ proptest! {
         prop_assert_eq!(&plan.host[1..4], &[
             i32::try_from(mask.total()).unwrap(), i32::try_from(mask.used()).unwrap(), 0,
         ]);
+    }
+
+    #[test]
+    fn a_window_hides_what_is_further_back_on_the_path(row in rows(), window in 1usize..12) {
+        let Some(mask) = valid(&row) else { return Ok(()) };
+        let plan = mask.window_plan(window).unwrap();
+        let place = mask.positions(None).unwrap();
+        let far = |q: usize, k: usize| k < q && place[q] - place[k] >= i64::try_from(window).unwrap();
+        let once: Vec<Vec<u32>> = row.dense().iter().enumerate()
+            .map(|(q, keys)| keys.iter().enumerate()
+                .map(|(k, &seen)| u32::from(seen && !far(q, k))).collect())
+            .collect();
+        prop_assert_eq!(count_pairs(&plan, mask.total()), once);
+        prop_assert_eq!(mask.window_plan(mask.longest_path()), mask.plan());
+    }
+
+    #[test]
+    fn blocks_are_listed_from_both_sides_exactly(
+        row in rows(), block_q in 1usize..20, block_k in 1usize..20,
+    ) {
+        let Some(mask) = valid(&row) else { return Ok(()) };
+        let lists = mask.block_lists(block_q, block_k).unwrap();
+        let dense = row.dense();
+        let (nq, nk) = (dense.len().div_ceil(block_q), dense.len().div_ceil(block_k));
+        let (mut partial, mut full) = (vec![], vec![]);
+        for (q, k) in (0..nq).flat_map(|q| (0..nk).map(move |k| (q, k))) {
+            let keys = dense.iter().skip(q * block_q).take(block_q);
+            let block = keys.flat_map(|keys| keys.iter().skip(k * block_k).take(block_k));
+            match (block.clone().any(|&seen| seen), block.clone().all(|&seen| seen)) {
+                (_, true) => full.push((q, k)),
+                (true, _) => partial.push((q, k)),
+                _ => {}
+            }
+        }
+        prop_assert_eq!(listed(&lists.kv_partial), partial.clone());
+        prop_assert_eq!(listed(&lists.kv_full), full.clone());
+        for (by_k, mut pairs) in [(&lists.q_partial, partial), (&lists.q_full, full)] {
+            pairs.sort_unstable_by_key(|&(q, k)| (k, q));
+            let turned: Vec<_> = listed(by_k).into_iter().map(|(k, q)| (q, k)).collect();
+            prop_assert_eq!(turned, pairs);
+        }
     }
 
     #[test]

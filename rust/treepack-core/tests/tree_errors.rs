@@ -365,6 +365,19 @@ fn arrays_of_targets_of_another_length() {
 }
 
 #[test]
+fn windows_and_blocks_of_no_tokens() {
+    let size = 0;
+    assert_eq!(
+        plain().window_plan(0),
+        Err(TreeError::WindowSize { window: size })
+    );
+    for (block_q, block_k) in [(0, 128), (128, 0)] {
+        let lists = plain().block_lists(block_q, block_k);
+        assert_eq!(lists, Err(TreeError::BlockSize { size }));
+    }
+}
+
+#[test]
 fn a_dense_mask_that_no_machine_holds() {
     let mask = TreeMask::from_nodes(&[1], &[-1], &[], Bidirectional::None, Some(HUGE - 1)).unwrap();
     let total = mask.total();

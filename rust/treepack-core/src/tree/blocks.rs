@@ -53,7 +53,7 @@ enum Kind {
 impl TreeMask {
     /// Classifies every block of `block_q` queries and `block_k` keys; the last may be shorter.
     ///
-    /// Linear in the row and in the number of blocks.
+    /// Linear in the row and in the number of blocks that do not begin after all that is seen.
     ///
     /// # Errors
     ///
@@ -74,7 +74,8 @@ impl TreeMask {
             q_full: BlockTable::new(keys.len(), queries.len()),
         };
         for (q, query) in queries.iter().enumerate() {
-            for (k, key) in keys.iter().enumerate() {
+            let seen = keys.iter().take_while(|key| key.start <= query.hi.1);
+            for (k, key) in seen.enumerate() {
                 let (of_q, of_k) = match kind(query, key) {
                     Kind::Empty => continue,
                     Kind::Partial => (&mut lists.kv_partial, &mut lists.q_partial),
