@@ -12,17 +12,19 @@ from treepack import errors
 from treepack.tree import MessageTree
 
 if TYPE_CHECKING:
-    from treepack import hf, viz
+    from treepack import costs, hf, state, testing, train, viz
     from treepack._core import Pack, Packer, TreeMask
     from treepack.attention import tree_attention
     from treepack.batch import PackedBatch, collate
     from treepack.conversations import Conversations, group_conversations
     from treepack.dataset import PackedDataset
+    from treepack.mixture import Mixture
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Conversations": "treepack.conversations",
+    "Mixture": "treepack.mixture",
     "Pack": "treepack._core",
     "Packer": "treepack._core",
     "PackedBatch": "treepack.batch",
@@ -32,20 +34,25 @@ _LAZY = {
     "group_conversations": "treepack.conversations",
     "tree_attention": "treepack.attention",
 }
-_SUBMODULES = ("hf", "viz")
+_SUBMODULES = ("costs", "hf", "state", "testing", "train", "viz")
 
 __all__ = [
     "Conversations",
     "MessageTree",
+    "Mixture",
     "Pack",
     "PackedBatch",
     "PackedDataset",
     "Packer",
     "TreeMask",
     "collate",
+    "costs",
     "errors",
     "group_conversations",
     "hf",
+    "state",
+    "testing",
+    "train",
     "tree_attention",
     "viz",
 ]

@@ -63,8 +63,10 @@ def _travels_inline(value: Any) -> bool:
 
 
 def _to_bytes(value: torch.Tensor) -> bytes:
-    if not value.numel():
-        return b""
-    # Viewed as bytes, since numpy has no bfloat16.
-    raw: bytes = value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    try:
+        array = value.numpy()
+    except TypeError:
+        # numpy has no bfloat16 and no float8.
+        array = value.contiguous().view(-1).view(torch.uint8).numpy()
+    raw: bytes = array.tobytes()
     return raw

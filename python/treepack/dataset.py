@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from treepack.batch import PackedBatch, collate
-from treepack.errors import BudgetError, DatasetError
-from treepack.shards import VirtualShard
-from treepack.sources import Reader, check_source, make_feeds
+from treepack._processes import WorkerFlag, check_caller
+from treepack.batch import PackedBatch
+from treepack.errors import BudgetError, DatasetError, StateError
+from treepack.mixture import Mixture
+from treepack.shards import Policy
+from treepack.sources import check_source, find_start, is_map_style
+from treepack.state import Consumed, Ownership, check_scope, check_state, make_state
+from treepack.stream import PackStream
 
 if TYPE_CHECKING:
+    from treepack.costs import CostTable
     from treepack.hf.families import Family
     from treepack.tree import MessageTree
 
@@ -32,14 +39,17 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             cost of an example without loading it, and ``load(i)``; for iterables
             ``shard(num_shards, index)``.
         budgets: capacity of a row by name, such as ``{"tokens": 16_384, "crops": 128}``.
+        costs: costs known in advance, from ``treepack.costs``: the source then needs no
+            ``measure``, and its examples are loaded when they have been selected.
         processor: Hugging Face processor of the model; it selects the model family.
         family: name of the family, where the processor's class does not say it.
         chat: how turns are written, a ``treepack.chat.ChatFormat``; by default the family's.
         pool_size: examples that a shard holds while it looks for a good pack.
         virtual_shards: ``V``; a multiple of ranks times workers. By default exactly that, which
             gives the best fill and the least memory; set it to change ranks or workers later.
-        shard: ``(rank, world_size)`` of the data-parallel group; by default that of
-            ``torch.distributed`` when the dataset is built, else ``(0, 1)``.
+        shard: ``(rank, world_size)`` of the data-parallel group, or its ``DeviceMesh`` such as
+            ``mesh["dp"]``; by default that of ``torch.distributed`` when the dataset is built, else
+            ``(0, 1)``.
         seed: of the order; ``shuffle=False`` keeps the source's own.
         shuffle: whether a map-style source is shuffled, anew in each epoch.
         epochs: passes over a map-style source; ``None`` never ends. Pools are flushed at the end of
@@ -48,6 +58,8 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             a row of its own.
         on_error: an example that cannot be read, measured or loaded: ``"raise"``, after which
             the stream can go on without it, or ``"skip"`` and count it.
+        on_wrong_cost: an example that costs other than ``measure`` said: ``"raise"``, an error like
+            any other, or ``"requeue"`` it with its real cost. No budget is broken either way.
         pad_to_budget: pad every row to the token budget, for static shapes.
         transform: applied to each loaded tree, for instance `treepack.hf.molmo2_weights`.
         packer: further settings for `Packer`, such as ``{"early": True}``.
@@ -69,23 +81,27 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         source: Any,
         *,
         budgets: Mapping[str, int],
+        costs: CostTable | None = None,
         processor: Any = None,
         family: str | None = None,
         chat: Any = None,
         pool_size: int = 48,
         virtual_shards: int | None = None,
-        shard: tuple[int, int] | None = None,
+        shard: tuple[int, int] | Any = None,
         seed: int = 0,
         shuffle: bool = True,
         epochs: int | None = 1,
         oversize: str = "raise",
         on_error: str = "raise",
+        on_wrong_cost: str = "raise",
         pad_to_budget: bool = False,
         transform: Callable[[MessageTree], MessageTree] | None = None,
         packer: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_source(source)
+        if costs is not None:
+            source = costs.attach(source)
         self.source = source
         self.budgets = dict(budgets)
         self.family = _find_family(processor, family, chat, self.budgets)
@@ -94,90 +110,150 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         self.seed = _seed(seed)
         self.shuffle = shuffle
         self.epochs = _positive("epochs", epochs)
-        self.on_error = _one_of("on_error", on_error, ("raise", "skip"))
         self.pad_to_budget = pad_to_budget
         if pad_to_budget and "tokens" not in self.budgets:
             raise BudgetError(f"pad_to_budget needs a budget 'tokens'; there are {list(budgets)}")
         self.transform = transform
-        self.packer_options = {"pool_size": pool_size, "oversize": oversize, **(packer or {})}
-        VirtualShard.check(self.budgets, self.packer_options)
+        self.policy = Policy(
+            self.budgets,
+            {"pool_size": pool_size, "oversize": oversize, **(packer or {})},
+            skips=_one_of("on_error", on_error, ("raise", "skip")) == "skip",
+            requeues=_one_of("on_wrong_cost", on_wrong_cost, ("raise", "requeue")) == "requeue",
+        )
+        self.policy.make_packer()
+        self.obstacle, self.source_start = find_start(source)
+        self._resume: dict[str, Any] | None = None
+        self._stream: PackStream | None = None
+        self._consumed: Consumed | None = None
+        self._workers = WorkerFlag()
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        return PackStream(self)
+        check_caller(sys._getframe(1))
+        state, self._resume = self._resume, None
+        # A worker's copy of the dataset counts what it gives, not what its parent consumed.
+        self._consumed = None
+        if get_worker_info() is None:
+            self._workers = WorkerFlag()
+        else:
+            self._workers.raise_flag()
+        self._stream = PackStream(self, state)
+        return self._stream
 
-    def owned_shards(self, worker: int, workers: int) -> tuple[list[int], int]:
-        """The virtual shards of one worker of this rank, and how many there are in all.
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: enough to go on as if nothing had happened.
+
+        Valid before the first batch, between batches and after the last. In the process that packs,
+        it is the state after the batch given last; once `consumed` has been called, the state after
+        the batches consumed. Nothing but integers, strings and lists, without examples: at most
+        1 KiB and 64 bytes for each place of a pool, for each virtual shard.
+
+        Returns:
+            A JSON-safe dict that covers the virtual shards of this rank. The state of all ranks is
+            ``treepack.state.merge`` of them, and fits any number of ranks and workers.
 
         Raises:
-            DatasetError: ranks times workers does not divide ``virtual_shards``.
+            StateError: the source cannot go back to a place, or workers are at work and nobody said
+                which of their batches were consumed.
+
+        Example:
+            >>> import json, treepack as tp
+            >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
+            >>> def make():
+            ...     return tp.PackedDataset(source, budgets={"tokens": 8}, shuffle=False)
+            >>> first = make()
+            >>> next(iter(first))["treepack"].keys
+            [0, 4]
+            >>> saved = json.dumps(first.state_dict())
+            >>> second = make()
+            >>> second.load_state_dict(json.loads(saved))
+            >>> [batch["treepack"].keys for batch in second]
+            [[1, 2, 3]]
         """
+        if self.obstacle is not None:
+            raise StateError(self.obstacle)
+        if self._consumed is not None:
+            return self._consumed.state()
+        if self._workers.is_raised and get_worker_info() is None:
+            raise StateError(
+                "worker processes make the batches, and batches wait in their queues; call "
+                "dataset.consumed(batch) for each batch that was trained on"
+            )
+        if self._stream is not None:
+            return self._stream.state_dict()
+        if self._resume is not None:
+            return copy.deepcopy(self._resume)
         rank, world = self.shard
-        owners = world * max(1, workers)
-        total = self.virtual_shards or owners
-        if total % owners:
-            fits = [n for n in range(1, total + 1) if total % (world * n) == 0]
-            raise DatasetError(
-                f"{world} ranks x {max(1, workers)} workers = {owners} does not divide "
-                f"virtual_shards={total}; use num_workers from {fits} or another virtual_shards"
-            )
-        owner = rank + world * worker
-        return [s for s in range(total) if s % owners == owner], total
-
-
-class PackStream:
-    """The packs of the virtual shards of one worker, in turns.
-
-    An error leaves the stream usable: the next call goes on without the example that failed.
-    """
-
-    def __init__(self, dataset: PackedDataset) -> None:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        owned, total = dataset.owned_shards(worker, workers)
-        self.dataset = dataset
-        reader = Reader(dataset.source, dataset.family, tuple(dataset.budgets), dataset.transform)
-        feeds = make_feeds(
-            dataset.source, owned, total, dataset.seed, dataset.shuffle, dataset.epochs
+        return make_state(
+            self.fingerprint(), Ownership(world, rank, 0, self.virtual_shards or 0), ()
         )
-        self._live = [
-            VirtualShard(
-                shard,
-                feeds[shard],
-                reader,
-                dataset.budgets,
-                dataset.packer_options,
-                dataset.on_error,
-            )
-            for shard in owned
-        ]
-        self._turn = 0
 
-    def __iter__(self) -> PackStream:
-        return self
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next iteration go on where a state was saved.
 
-    def __next__(self) -> PackedBatch:
-        while self._live:
-            self._turn %= len(self._live)
-            shard = self._live[self._turn]
-            trees = shard.next_pack()
-            if trees is None:
-                del self._live[self._turn]
-                continue
-            self._turn += 1
-            return self._collate(trees, shard)
-        raise StopIteration
+        Takes time for what the pools hold and no more, however far the stream had come. The number
+        of virtual shards is taken from the state; ranks and workers may be others than before, if
+        the state covers the shards that they own.
 
-    def _collate(self, trees: list[MessageTree], shard: VirtualShard) -> PackedBatch:
-        budget = self.dataset.budgets.get("tokens", 0) if self.dataset.pad_to_budget else 0
-        used = sum(tree.n_tokens for tree in trees)
-        batch = collate(
-            trees,
-            family=self.dataset.family,
-            total=max(budget, used),
-            budgets=self.dataset.budgets,
-        )
-        batch["treepack"].stats.update(shard.stats())
-        return batch
+        Args:
+            state: from `state_dict`, or the ``state`` of a `PackedRow` of a stream that one process
+                packed. It is not modified.
+
+        Raises:
+            StateError: a state of another version, of another stream (seed, source, budgets,
+                settings), of another rank, or a damaged one.
+        """
+        if self.obstacle is not None:
+            raise StateError(self.obstacle)
+        check_state(state, self.fingerprint(), self.virtual_shards)
+        check_scope(state, *self.shard)
+        self.reset()
+        self._resume = copy.deepcopy(dict(state))
+
+    def reset(self) -> None:
+        """Make the next iteration begin at the start of the stream."""
+        self._resume = self._stream = self._consumed = None
+        self._workers = WorkerFlag()
+
+    def consumed(self, batch: Mapping[str, Any]) -> None:
+        """Count a batch as trained on, so that `state_dict` knows where to go on.
+
+        Workers and prefetching loaders are ahead of the training loop; the state of each batch
+        travels with it, and this collects them. `treepack.train.steps` calls it by itself.
+
+        Args:
+            batch: a `PackedBatch` of this dataset; in the order in which the loader gives them.
+
+        Raises:
+            StateError: the batch carries no state, or that of another rank.
+        """
+        state = batch["treepack"].state
+        if state is None:
+            raise StateError(self.obstacle or "the batch carries no state")
+        if self._consumed is None:
+            self._consumed = Consumed(self._resume, *self.shard)
+        self._consumed.add(state)
+        # The workers have it; another pass begins anew.
+        self._resume = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the packs depend on beside the examples, as a state keeps it."""
+        source = self.source
+        kind = type(source).__name__
+        if isinstance(source, Mixture):
+            kind = repr(source)
+        elif is_map_style(source):
+            kind = f"{len(source)} examples"
+        return {
+            "source": kind,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "family": self.family.name if self.family else "",
+            "packer": self.policy.make_packer().state()["fingerprint"],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What runs in this process stays in it.
+        return {**self.__dict__, "_stream": None}
 
 
 def _default_shard() -> tuple[int, int]:
@@ -188,11 +264,22 @@ def _default_shard() -> tuple[int, int]:
     return 0, 1
 
 
-def _check_shard(shard: tuple[int, int]) -> tuple[int, int]:
-    rank, world = shard
+def _check_shard(shard: Any) -> tuple[int, int]:
+    rank, world = _mesh_place(shard) if hasattr(shard, "get_coordinate") else shard
     if not 0 <= rank < world:
         raise DatasetError(f"shard=(rank, world) must have 0 <= rank < world, got {shard}")
     return int(rank), int(world)
+
+
+def _mesh_place(mesh: Any) -> tuple[int, int]:
+    """Rank and size of a device mesh, or of several of its dimensions counted as one."""
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:
+        raise DatasetError("this process is not part of the device mesh given as shard=")
+    rank = 0
+    for place, size in zip(coordinate, mesh.shape, strict=True):
+        rank = rank * size + place
+    return rank, mesh.size()
 
 
 def _find_family(

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from treepack._core import Packer
-from treepack.errors import TreepackError
-from treepack.sources import Arrival, Feed, Reader
+from treepack.errors import StateError, TreepackError
+from treepack.feeds import BrokenSourceError, Feed, Mark, Place
+from treepack.sources import Arrival, Examples, WrongCostError
+from treepack.state import ShardState
 from treepack.tree import MessageTree
+
+Cost = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a shard packs, and what it does about examples that do not work.
+
+    Attributes:
+        budgets: capacities of a row.
+        packer: settings of the `Packer`.
+        skips: whether examples that fail are counted instead of raised.
+        requeues: whether an example that costs other than measured is packed anew.
+    """
+
+    budgets: Mapping[str, int]
+    packer: Mapping[str, Any]
+    skips: bool = False
+    requeues: bool = False
+
+    def make_packer(self) -> Packer:
+        """A packer with these settings; raises what it raises."""
+        return Packer(self.budgets, **self.packer)
 
 
 class VirtualShard:
@@ -17,38 +44,26 @@ class VirtualShard:
     Args:
         index: number of the shard.
         feed: its examples, in order.
-        reader: measures and loads them.
-        budgets: capacities of a row.
-        options: settings of the `Packer`.
-        on_error: ``"raise"`` or ``"skip"``.
+        examples: measures and loads them.
+        policy: how to pack.
     """
 
-    def __init__(
-        self,
-        index: int,
-        feed: Feed,
-        reader: Reader,
-        budgets: Mapping[str, int],
-        options: Mapping[str, Any],
-        on_error: str,
-    ) -> None:
+    def __init__(self, index: int, feed: Feed, examples: Examples, policy: Policy) -> None:
         self.index = index
         self.feed = feed
-        self.reader = reader
-        self.packer = Packer(budgets, **options)
-        self.drops = options.get("oversize") == "drop"
-        self.skips = on_error == "skip"
-        self.held: dict[int, tuple[Arrival, dict[str, int]]] = {}
-        self.selected: list[int] = []
-        self.loaded: list[MessageTree] = []
+        self.examples = examples
+        self.policy = policy
+        self.packer = policy.make_packer()
+        self.drops = policy.packer.get("oversize") == "drop"
+        self.held: dict[int, tuple[Arrival, Cost]] = {}
+        self.selected: deque[int] = deque()
+        self.loaded: list[tuple[Arrival, Cost, MessageTree]] = []
+        self.again: deque[tuple[Arrival, Cost]] = deque()
         self.waits: list[int] = []
+        self.feed_has_ended = False
         self.has_ended = False
         self.skipped = 0
-
-    @staticmethod
-    def check(budgets: Mapping[str, int], options: Mapping[str, Any]) -> None:
-        """Raise what a packer with these settings would raise, in the process that set them."""
-        Packer(budgets, **options)
+        self.packs = 0
 
     def next_pack(self) -> list[MessageTree] | None:
         """The trees of the next pack, or ``None`` when the shard is used up.
@@ -58,10 +73,13 @@ class VirtualShard:
         """
         while True:
             if not self.selected and not self.loaded and not self._select():
+                self.has_ended = True
                 return None
             self._load_selected()
-            trees, self.loaded = self.loaded, []
+            trees = [tree for _, _, tree in self.loaded]
+            self.loaded = []
             if trees:
+                self.packs += 1
                 return trees
 
     def stats(self) -> dict[str, float]:
@@ -75,12 +93,60 @@ class VirtualShard:
             "skipped": float(self.skipped),
         }
 
+    def state(self) -> ShardState:
+        """Where the shard stands: enough to go on as if nothing had happened."""
+        packer = self.packer.state()
+        left = [(arrival, cost) for arrival, cost, _ in self.loaded]
+        left += [self.held[position] for position in self.selected]
+        pending = [self._row(arrival, cost) for arrival, cost in left]
+        again = [self._row(arrival, cost) for arrival, cost in self.again]
+        positions = [*packer["keys"], *(entry[0] for entry in pending + again)]
+        return ShardState(
+            shard=self.index,
+            packs=self.packs,
+            position=self.feed.position,
+            has_ended=int(self.has_ended),
+            skipped=self.skipped,
+            counters=list(packer["counters"].values()),
+            keys=packer["keys"],
+            arrivals=packer["arrivals"],
+            costs=packer["costs"],
+            pending=pending,
+            again=again,
+            waits=self.waits,
+            mark=self.feed.mark(min(positions, default=self.feed.position)),
+        )
+
+    def restore(self, state: ShardState) -> None:
+        """Go on from a `state`; the feed is at its place already."""
+        fresh = self.packer.state()
+        names = list(fresh["counters"])
+        counters = dict(zip(names, state.counters, strict=True))
+        pool = {"keys": state.keys, "arrivals": state.arrivals, "costs": state.costs}
+        self.packer.restore({**fresh, **pool, "counters": counters})
+        rows = [[key, *cost] for key, cost in zip(state.keys, state.costs, strict=True)]
+        for row in rows + state.pending:
+            self.held[row[0]] = self._recall(row)
+        self.again.extend(map(self._recall, state.again))
+        self.selected.extend(row[0] for row in state.pending)
+        self.waits = list(state.waits)
+        self.packs, self.skipped = state.packs, state.skipped
+
+    def _row(self, arrival: Arrival, cost: Cost) -> list[int]:
+        return [arrival.position, *(cost[name] for name in self.policy.budgets)]
+
+    def _recall(self, row: list[int]) -> tuple[Arrival, Cost]:
+        arrival = self.feed.recall(row[0])
+        if arrival.item is not None:
+            arrival = self.examples.measure(arrival)[0]
+        return arrival, dict(zip(self.policy.budgets, row[1:], strict=True))
+
     def _select(self) -> bool:
-        while not self.has_ended:
+        while self.again or not self.feed_has_ended:
             try:
                 pack = self._push()
-            except TreepackError:
-                if not self.skips:
+            except TreepackError as error:
+                if not self.policy.skips or isinstance(error, (BrokenSourceError, StateError)):
                     raise
                 self.skipped += 1
                 continue
@@ -91,23 +157,27 @@ class VirtualShard:
     def _take(self, pack: Any) -> bool:
         if pack is None:
             return False
-        self.selected, self.waits = list(pack.keys), list(pack.waits)
+        self.selected.extend(pack.keys)
+        self.waits = list(pack.waits)
         return True
 
     def _push(self) -> Any:
-        try:
-            arrival = next(self.feed)
-        except StopIteration:
-            self.has_ended = True
-            return None
-        arrival, cost = self.reader.measure(arrival)
+        if self.again:
+            arrival, cost = self.again.popleft()
+        else:
+            try:
+                arrival = next(self.feed)
+            except StopIteration:
+                self.feed_has_ended = True
+                return None
+            arrival, cost = self.examples.measure(arrival)
         dropped = self.packer.counters["dropped"] if self.drops else 0
         pack = self._checked_push(arrival, cost)
         if not self.drops or self.packer.counters["dropped"] == dropped:
             self.held[arrival.position] = arrival, cost
         return pack
 
-    def _checked_push(self, arrival: Arrival, cost: dict[str, int]) -> Any:
+    def _checked_push(self, arrival: Arrival, cost: Cost) -> Any:
         try:
             return self.packer.push(arrival.position, cost)
         except TreepackError as error:
@@ -117,10 +187,26 @@ class VirtualShard:
 
     def _load_selected(self) -> None:
         while self.selected:
-            arrival, cost = self.held.pop(self.selected.pop(0))
+            arrival, cost = self.held.pop(self.selected.popleft())
             try:
-                self.loaded.append(self.reader.load(arrival, cost))
-            except TreepackError:
-                if not self.skips:
-                    raise
-                self.skipped += 1
+                self.loaded.append((arrival, cost, self.examples.load(arrival, cost)))
+            except WrongCostError as error:
+                if self.policy.requeues:
+                    self.again.append((replace(arrival, item=error.tree), error.cost))
+                else:
+                    self._failed(error)
+            except TreepackError as error:
+                self._failed(error)
+
+    def _failed(self, error: TreepackError) -> None:
+        if not self.policy.skips:
+            raise error
+        self.skipped += 1
+
+
+def place_of(state: ShardState | None, shard: int) -> Place:
+    """Where the feed of a shard goes on."""
+    if state is None:
+        return Place(shard)
+    held = [*state.keys, *(row[0] for row in (*state.pending, *state.again))]
+    return Place(state.position, frozenset(held), Mark.from_json(state.mark))

@@ -1,13 +1,12 @@
-"""Where examples come from: one small class for each kind of source."""
+"""Where examples come from, what they cost, and how they are loaded."""
 
 from __future__ import annotations
 
-from collections import deque
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from treepack._core import permute
 from treepack.errors import DataError, DatasetError, TreepackError
 from treepack.rows import Row
 from treepack.tree import MessageTree, example_name
@@ -39,13 +38,6 @@ class Arrival:
         return self.position if self.index is None else self.index
 
 
-class Feed(Protocol):
-    """The examples of one virtual shard, in order."""
-
-    def __next__(self) -> Arrival:
-        """The next example; ``StopIteration`` at the end."""
-
-
 def is_map_style(source: Any) -> bool:
     """Whether a source is read by index.
 
@@ -58,103 +50,7 @@ def is_map_style(source: Any) -> bool:
     return hasattr(kind, "__len__") and getitem is not None and not inherited
 
 
-class IndexedFeed:
-    """A virtual shard of a map-style source: positions shard, shard + V, shard + 2 V, ...
-
-    Position ``p`` of the seeded order is item ``permute(p % n)`` of epoch ``p // n``, so any
-    position can be computed without the ones before it.
-    """
-
-    def __init__(
-        self, source: Any, order: Callable[[int], int], end: int | None, shard: int, shards: int
-    ) -> None:
-        self.source = source
-        self.order = order
-        self.end = end
-        self.position = shard
-        self.shards = shards
-        self.two_phase = hasattr(source, "measure")
-
-    def __next__(self) -> Arrival:
-        if self.end is not None and self.position >= self.end:
-            raise StopIteration
-        position, self.position = self.position, self.position + self.shards
-        index = self.order(position)
-        if self.two_phase:
-            return Arrival(position, index, None)
-        try:
-            return Arrival(position, index, self.source[index])
-        except Exception as error:
-            raise _failed("reading", index, error) from error
-
-
-class SplitFeed:
-    """A virtual shard of an iterable that can be split: ``source.shard(num_shards, index)``."""
-
-    def __init__(self, source: Any, shard: int, shards: int) -> None:
-        self.items = iter(source.shard(shards, shard))
-        self.position = shard
-        self.shards = shards
-
-    def __next__(self) -> Arrival:
-        item = next(self.items)
-        position, self.position = self.position, self.position + self.shards
-        return Arrival(position, None, item)
-
-
-class SharedReader:
-    """One pass over an iterable that cannot be split: every worker reads all, keeps its shards."""
-
-    def __init__(self, source: Any, owned: Sequence[int], shards: int) -> None:
-        self.items = enumerate(source)
-        self.shards = shards
-        self.queues: dict[int, deque[Arrival]] = {shard: deque() for shard in owned}
-
-    def take(self, shard: int) -> Arrival:
-        """The next example of one shard; those of the worker's other shards wait in line."""
-        queue = self.queues[shard]
-        while not queue:
-            position, item = next(self.items)
-            if position % self.shards in self.queues:
-                self.queues[position % self.shards].append(Arrival(position, None, item))
-        return queue.popleft()
-
-    def feed(self, shard: int) -> Feed:
-        """The view of one shard."""
-        return _SharedFeed(self, shard)
-
-
-class _SharedFeed:
-    def __init__(self, reader: SharedReader, shard: int) -> None:
-        self.reader = reader
-        self.shard = shard
-
-    def __next__(self) -> Arrival:
-        return self.reader.take(self.shard)
-
-
-def make_feeds(
-    source: Any, owned: Sequence[int], shards: int, seed: int, shuffle: bool, epochs: int | None
-) -> dict[int, Feed]:
-    """One feed for each virtual shard that this worker owns."""
-    if is_map_style(source):
-        n = len(source)
-        if n == 0:
-            return {shard: IndexedFeed(source, int, 0, shard, shards) for shard in owned}
-
-        def order(position: int) -> int:
-            epoch, place = divmod(position, n)
-            return permute(place, n, seed, epoch) if shuffle else place
-
-        end = None if epochs is None else n * epochs
-        return {shard: IndexedFeed(source, order, end, shard, shards) for shard in owned}
-    if hasattr(source, "shard"):
-        return {shard: SplitFeed(source, shard, shards) for shard in owned}
-    reader = SharedReader(source, owned, shards)
-    return {shard: reader.feed(shard) for shard in owned}
-
-
-class Reader:
+class Examples:
     """Costs before selection, trees after it.
 
     Args:
@@ -180,7 +76,7 @@ class Reader:
         """The arrival, with its item made ready to wait in the pool, and its cost."""
         try:
             if arrival.item is None and arrival.index is not None:
-                return arrival, dict(self.source.measure(arrival.index))
+                return arrival, self._named(self.source.measure(arrival.index))
             item = self._row(arrival.item)
             if isinstance(item, MessageTree):
                 self._check(item)
@@ -188,16 +84,18 @@ class Reader:
             else:
                 cost = dict(self._family(item).measure(item))
         except Exception as error:
-            raise _failed("measuring", arrival.name, error) from error
-        kept = {name: cost[name] for name in self.budgets if name in cost}
-        return replace(arrival, item=item), kept
+            raise failed("measuring", arrival.name, error) from error
+        return replace(arrival, item=item), self._named(cost)
+
+    def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
+        return {name: cost[name] for name in self.budgets if name in cost}
 
     def load(self, arrival: Arrival, cost: Mapping[str, int]) -> MessageTree:
         """The tree of a selected example; its real cost is what was measured, or an error."""
         try:
             tree = self._tree(arrival)
         except Exception as error:
-            raise _failed("loading", arrival.name, error) from error
+            raise failed("loading", arrival.name, error) from error
         self._check_cost(arrival, tree, cost)
         if tree.key is None:
             tree = tree.with_key(arrival.name)
@@ -215,17 +113,22 @@ class Reader:
         return tree
 
     def _check(self, tree: MessageTree) -> None:
+        if tree.image_runs is None and len(tree.tokens):
+            return
         # Alone, so that an error falls on this example and not on those it shares a row with.
         Row([tree]).mask(self.family.bidirectional if self.family else "none")
 
     def _check_cost(self, arrival: Arrival, tree: MessageTree, cost: Mapping[str, int]) -> None:
         real = tree.cost
+        real = {name: real.get(name, measured) for name, measured in cost.items()}
         for name, measured in cost.items():
-            if real.get(name, measured) != measured:
-                raise DataError(
+            if real[name] != measured:
+                raise WrongCostError(
                     f"{example_name(arrival.name)} was measured with {measured} {name} and has "
                     f"{real[name]} now that it is loaded; a budget could break, so make "
-                    "measure() agree with load()"
+                    'measure() agree with load(), or set on_wrong_cost="requeue"',
+                    tree,
+                    real,
                 )
 
     def _row(self, item: Any) -> Any:
@@ -244,7 +147,24 @@ class Reader:
         return self.family
 
 
-def _failed(doing: str, name: Any, error: Exception) -> TreepackError:
+class WrongCostError(DataError):
+    """An example that costs other than measured.
+
+    Attributes:
+        tree: the example.
+        cost: what it really costs.
+    """
+
+    def __init__(
+        self, message: str, tree: MessageTree | None = None, cost: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.tree = tree
+        self.cost = dict(cost or {})
+
+
+def failed(doing: str, name: Any, error: Exception) -> TreepackError:
+    """The error of an example, which names it."""
     if isinstance(error, TreepackError) and example_name(name) in str(error):
         return error
     kind = type(error) if isinstance(error, TreepackError) else DataError
@@ -273,3 +193,45 @@ def check_source(source: Any) -> None:
         raise DatasetError(
             f"{type(source).__name__} is no source: it needs __len__ and __getitem__, or __iter__"
         )
+
+
+def find_start(source: Any) -> tuple[str | None, Any]:
+    """Why the stream of a source cannot be resumed, or ``None``; an iterable's state at its start.
+
+    The state is what sends the iterable back when it is read a second time.
+    """
+    reason = None if is_map_style(source) else _obstacle(source)
+    if reason is not None or is_map_style(source):
+        return reason, None
+    try:
+        return None, copy.deepcopy(source.state_dict())
+    except Exception as error:
+        return (
+            f"state_dict() of {type(source).__name__} failed before its first item: {error}",
+            None,
+        )
+
+
+def _obstacle(source: Any) -> str | None:
+    kind = type(source).__name__
+    if not (hasattr(source, "state_dict") and hasattr(source, "load_state_dict")):
+        return (
+            f"{kind} is an iterable without state_dict and load_state_dict, so its place cannot be "
+            "saved; give it the pair, or __len__ and __getitem__"
+        )
+    if any("BufferShuffled" in type(stage).__name__ for stage in _stages(source)):
+        return (
+            f"{kind} shuffles in a buffer, whose examples are lost when it resumes; shuffle "
+            "beforehand, or use a data set that is read by index and let treepack shuffle"
+        )
+    return None
+
+
+def _stages(source: Any) -> Iterator[Any]:
+    """The steps of a Hugging Face IterableDataset, from the last to the first."""
+    stages = [getattr(source, "_ex_iterable", None)]
+    while stages:
+        stage = stages.pop()
+        if stage is not None:
+            yield stage
+            stages += [getattr(stage, "ex_iterable", None), *getattr(stage, "ex_iterables", ())]

@@ -130,7 +130,12 @@ class MessageTree:
     @property
     def n_tokens(self) -> int:
         """Tokens of the whole tree."""
-        return sum(self.lengths)
+        total, stack = 0, [self]
+        while stack:
+            node = stack.pop()
+            total += len(node.tokens)
+            stack += node.children
+        return total
 
     @property
     def cost(self) -> dict[str, int]:

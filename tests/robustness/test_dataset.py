@@ -151,6 +151,18 @@ def test_ranks_that_do_not_divide_the_shards_are_told_what_would():
         next(iter(dataset))
 
 
+def test_a_row_that_cannot_be_laid_out_is_named_or_counted():
+    source = [
+        tp.MessageTree([1], key=f"wide {n}", media={"pixels": np.ones((1, n))}, costs={"crops": 1})
+        for n in (2, 3)
+    ]
+    with pytest.raises(errors.BatchError, match=r"\(1, 3\).*'wide 2', 'wide 3'"):
+        list(tp.PackedDataset(source, budgets=BUDGETS, shuffle=False))
+    stream = iter(tp.PackedDataset(source, budgets=BUDGETS, on_error="skip"))
+    assert list(stream) == []
+    assert stream.state_dict()["shards"][0][4] == 2
+
+
 def test_a_batch_is_padded_to_the_budget_on_request():
     rows = list(tp.PackedDataset([good(3)], budgets=BUDGETS, pad_to_budget=True))
     assert rows[0]["input_ids"].shape == (1, 16)

@@ -223,7 +223,7 @@ def test_transformers_gets_no_silent_fallback(mask, options, says):
 
 def test_a_plan_without_the_window_is_refused(mask):
     plan = TreePlan.from_mask(mask)
-    with pytest.raises(AttentionError, match="window of 9 tokens.*longest path has 10"):
+    with pytest.raises(AttentionError, match=r"window of 9 tokens.*longest path has 10"):
         tp.tree_attention(*rows(), plan, window=9)
     assert tp.tree_attention(*rows(), plan, window=10).shape == (14, 4, 8)
 

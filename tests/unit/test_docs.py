@@ -22,6 +22,7 @@ def examples(name):
     return [test for test in found if test.examples]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
     for test in examples(name):

@@ -3,106 +3,37 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 
 import numpy as np
 import pytest
 import treepack as tp
-from torch.utils.data import DataLoader, IterableDataset
+from support import FACTOR
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tree_sources import BUDGETS, Trees, dataset, names, tree_of
+from treepack import errors
+from treepack.testing import check_exactly_once, check_same_packs_for_any_topology
 
-BUDGETS = {"tokens": 64, "crops": 8}
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
-
-def tree_of(index, rng):
-    branches = [
-        tp.MessageTree(rng.integers(1, 99, n), labels=rng.integers(1, 99, n))
-        for n in rng.integers(1, 6, rng.integers(0, 4))
-    ]
-    crops = int(rng.integers(0, 5))
-    return tp.MessageTree(
-        rng.integers(1, 99, rng.integers(1, 20)),
-        children=branches,
-        key=f"example {index}",
-        costs={"crops": crops},
-        media={"pixels": np.full((crops, 3), index, np.float32)},
-    )
-
-
-class Trees:
-    """A map-style source."""
-
-    def __init__(self, n=120):
-        self.n = n
-
-    def __len__(self):
-        return self.n
-
-    def __getitem__(self, index):
-        return tree_of(index, np.random.default_rng(index))
-
-
-class MeasuredTrees(Trees):
-    """Costs without loading; the pool then holds no payload."""
-
-    def measure(self, index):
-        return tree_of(index, np.random.default_rng(index)).cost
-
-    def load(self, index):
-        return tree_of(index, np.random.default_rng(index))
-
-    def __getitem__(self, index):
-        raise AssertionError("a source with measure and load is not indexed")
-
-
-class TreeStream(IterableDataset):
-    """An iterable that every worker reads whole."""
-
-    def __iter__(self):
-        return iter([Trees()[i] for i in range(120)])
-
-
-class ShardedStream:
-    """An iterable that can be split."""
-
-    def __init__(self, keep=slice(None)):
-        self.keep = keep
-
-    def shard(self, num_shards, index):
-        return ShardedStream(slice(index, None, num_shards))
-
-    def __iter__(self):
-        return iter([Trees()[i] for i in range(120)][self.keep])
-
-
-SOURCES = {
-    "map-style": Trees,
-    "measured": MeasuredTrees,
-    "iterable": TreeStream,
-    "sharded": ShardedStream,
-}
+SOURCES = ("map-style", "measured", "iterable", "sharded", "saved", "whole")
 
 
 @functools.cache
 def packs(source, workers, start=None, rank=0, world=1, virtual_shards=None, **options):
     """Keys of the packs, in the order of the loader."""
-    dataset = tp.PackedDataset(
-        SOURCES[source](),
-        budgets=BUDGETS,
-        pool_size=6,
-        shard=(rank, world),
-        virtual_shards=virtual_shards,
-        **options,
-    )
+    stream = dataset(source, shard=(rank, world), virtual_shards=virtual_shards, **options)
     context = start if workers else None
     loader = DataLoader(
-        dataset, batch_size=None, num_workers=workers, multiprocessing_context=context
+        stream, batch_size=None, num_workers=workers, multiprocessing_context=context
     )
     rows = []
     for batch in loader:
         keys = batch["treepack"].keys
         drawn = [int(key.split()[1]) for key in keys]
-        pixels = [i for i in drawn for _ in range(Trees()[i].costs["crops"])]
-        assert batch["input_ids"].shape[1] == sum(Trees()[i].n_tokens for i in drawn)
+        pixels = [i for i in drawn for _ in range(tree_of(i).costs["crops"])]
+        assert batch["input_ids"].shape[1] == sum(tree_of(i).n_tokens for i in drawn)
         assert batch.get("pixels", np.empty((0, 3)))[:, 0].tolist() == pixels
         rows.append(tuple(keys))
     return rows
@@ -112,7 +43,7 @@ def keys_of(rows):
     return sorted(key for row in rows for key in row)
 
 
-EVERYTHING = sorted(f"example {i}" for i in range(120))
+EVERYTHING = sorted(names(120))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -130,6 +61,8 @@ def test_one_process_delivers_everything_once(source):
         ("measured", 2, "fork"),
         ("iterable", 2, "fork"),
         ("sharded", 2, "fork"),
+        ("saved", 2, "fork"),
+        ("whole", 2, "fork"),
     ],
 )
 def test_workers_deliver_everything_once_and_the_same_packs(source, workers, start):
@@ -139,6 +72,8 @@ def test_workers_deliver_everything_once_and_the_same_packs(source, workers, sta
     assert sorted(one) == sorted(several)
     if workers == 1:
         assert one == several
+    if start == "fork":
+        check_exactly_once(dataset(source), EVERYTHING, workers)
     # Until the first shard ends, packs come in the same order too.
     ends = len(one) // 2
     assert one[:ends] == several[:ends]
@@ -164,20 +99,33 @@ def test_the_seed_fixes_the_order_and_epochs_differ():
     assert first != [key for row in twice for key in row][120:220]
 
 
+GOLDEN = {0: "f89cf3296b24a8c2", 1: "4ce599409926d989", 12345: "c34302cbac7d3524"}
+"""Change them only with a note in the changelog: a stream that was saved could not go on."""
+
+
+@pytest.mark.parametrize("seed", GOLDEN)
+def test_golden_packs(seed):
+    source = [
+        tp.MessageTree([1] * (1 + 7 * i % 13), key=i, costs={"crops": i % 3}) for i in range(300)
+    ]
+    stream = tp.PackedDataset(source, budgets=BUDGETS, seed=seed, virtual_shards=4, epochs=2)
+    keys = [batch["treepack"].keys for batch in stream]
+    assert hashlib.sha256(repr(keys).encode()).hexdigest()[:16] == GOLDEN[seed]
+
+
 def test_without_shuffle_the_source_keeps_its_order():
-    dataset = tp.PackedDataset(Trees(9), budgets={"tokens": 10_000}, pool_size=20, shuffle=False)
-    assert [b["treepack"].keys for b in dataset] == [[f"example {i}" for i in range(9)]]
+    stream = tp.PackedDataset(Trees(9), budgets={"tokens": 10_000}, pool_size=20, shuffle=False)
+    assert [b["treepack"].keys for b in stream] == [names(9)]
 
 
 def test_iterating_twice_gives_the_same_stream():
-    dataset = tp.PackedDataset(Trees(30), budgets=BUDGETS, pool_size=6)
-    first = [batch["treepack"].keys for batch in dataset]
-    assert first == [batch["treepack"].keys for batch in dataset]
+    stream = dataset(n=30)
+    first = [batch["treepack"].keys for batch in stream]
+    assert first == [batch["treepack"].keys for batch in stream]
 
 
 def test_an_endless_stream_goes_on():
-    dataset = tp.PackedDataset(Trees(10), budgets=BUDGETS, pool_size=6, epochs=None)
-    stream = iter(dataset)
+    stream = iter(dataset(n=10, epochs=None))
     seen = [key for _ in range(30) for key in next(stream)["treepack"].keys]
     assert len(seen) > 40
     assert set(seen) == {f"example {i}" for i in range(10)}
@@ -185,3 +133,60 @@ def test_an_endless_stream_goes_on():
 
 def test_an_empty_source_gives_nothing():
     assert list(tp.PackedDataset(Trees(0), budgets=BUDGETS)) == []
+
+
+TOPOLOGIES = [
+    (ranks, workers)
+    for ranks in (1, 2, 4)
+    for workers in (0, 1, 2, 3, 4)
+    if FACTOR >= 10 or workers in (0, 3) or ranks == 1
+]
+
+
+@pytest.mark.parametrize("total", [12, 24])
+def test_every_topology_that_divides_the_shards_gives_the_same_packs(total):
+    fits = [(r, w) for r, w in TOPOLOGIES if total % (r * max(1, w)) == 0]
+    stream = dataset(n=300, virtual_shards=total, pool_size=4)
+    check_same_packs_for_any_topology(stream, fits, "fork")
+
+
+@pytest.mark.parametrize(("world", "says"), [(8, "no num_workers fits"), (5, "no num_workers")])
+def test_one_that_does_not_divide_them_is_refused(world, says):
+    stream = dataset(virtual_shards=12, shard=(0, world))
+    with pytest.raises(errors.DatasetError, match=says):
+        next(iter(stream))
+
+
+class SelfSplitting(IterableDataset):
+    """Splits itself by worker, as torch's documentation shows."""
+
+    def __iter__(self):
+        info = get_worker_info()
+        first, step = (info.id, info.num_workers) if info else (0, 1)
+        return map(tree_of, range(first, 60, step))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_source_that_splits_itself_is_not_split_twice(workers):
+    stream = tp.PackedDataset(SelfSplitting(), budgets=BUDGETS, pool_size=6)
+    check_exactly_once(stream, names(60), workers)
+
+
+class Mesh:
+    """What a DeviceMesh says of itself."""
+
+    def __init__(self, coordinate, shape):
+        self.coordinate, self.shape = coordinate, shape
+
+    def get_coordinate(self):
+        return self.coordinate
+
+    def size(self):
+        return int(np.prod(self.shape))
+
+
+def test_the_shard_may_be_a_device_mesh():
+    assert dataset(shard=Mesh([1], (2,))).shard == (1, 2)
+    assert dataset(shard=Mesh([1, 2], (2, 4))).shard == (6, 8)
+    with pytest.raises(errors.DatasetError, match="not part of the device mesh"):
+        dataset(shard=Mesh(None, (2,)))

@@ -1,0 +1,190 @@
+"""The loader: overhead for each example, hand-over from worker to trainer, memory over a long run.
+
+python benches/loader.py           # half a minute
+python benches/loader.py --long    # and 100,000 packs, watching memory: a few minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import machine
+import numpy as np
+import torch
+import treepack as tp
+from torch.utils.data import DataLoader, IterableDataset
+
+BUDGETS = {"tokens": 16_384, "crops": 128}
+TREES = [
+    tp.MessageTree(
+        np.ones(n, np.int64), labels=np.ones(n, np.int64), key=f"{n}", costs={"crops": c}
+    )
+    for n, c in ((300, 0), (900, 2), (2_000, 9), (4_000, 30), (7_000, 64))
+]
+COSTS = [tree.cost for tree in TREES]
+LIMIT_US = 20.0
+HAND_OVER = 5.0
+PACKS = 300
+
+
+class Ready:
+    """Trees that need no decoding: what is measured is the loader alone."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tp.MessageTree:
+        return TREES[index % 5]
+
+
+class Measured(Ready):
+    """The same, measured before loading."""
+
+    def measure(self, index: int) -> dict[str, int]:
+        """What the tree costs."""
+        return COSTS[index % 5]
+
+
+SOURCES = (Ready, Measured)
+
+
+def make(source: Any, position: int = 0) -> tp.PackedDataset:
+    """An endless stream that goes on at a position of the seeded order."""
+    dataset = tp.PackedDataset(source, budgets=BUDGETS, epochs=None, virtual_shards=2)
+    if position:
+        state = dataset.state_dict()
+        blank = [0, 0, 0, 0], [], [], [], [], [], [], ""
+        state["shards"] = [[shard, 0, position + shard, 0, 0, *blank] for shard in range(2)]
+        dataset.load_state_dict(state)
+    return dataset
+
+
+class Collate:
+    """Stands for `collate` and takes the time that it takes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, *args: Any, **options: Any) -> tp.PackedBatch:
+        """What `collate` gives."""
+        start = time.perf_counter()
+        batch = tp.collate(*args, **options)
+        self.seconds += time.perf_counter() - start
+        return batch
+
+
+def overhead(source: Any, position: int) -> tuple[float, float]:
+    """Microseconds for each example, and to lay out a row; of five runs the median."""
+    examples, rows = [], []
+    for _ in range(5):
+        stream = iter(make(source, position))
+        next(stream)
+        with mock.patch("treepack.stream.collate", Collate()) as collate:
+            start = time.perf_counter()
+            packs = [len(batch["treepack"].keys) for batch in itertools.islice(stream, PACKS)]
+            seconds = time.perf_counter() - start - collate.seconds
+        examples.append(1e6 * seconds / sum(packs))
+        rows.append(1e6 * collate.seconds / PACKS)
+    return statistics.median(examples), statistics.median(rows)
+
+
+def report_overhead() -> None:
+    print("\nOverhead over the user's decoding, us an example: draw, measure, pack, load, state;")
+    print("beside it, us to lay out a row of 16,384 tokens and as many targets")
+    print(f"{'keys':>12}{'position':>14}{'loaded first':>16}{'measured first':>16}{'row':>8}")
+    for keys, position in itertools.product((10**3, 10**7), (10**3, 10**9)):
+        (loaded, _), (measured, row) = (overhead(kind(keys), position) for kind in SOURCES)
+        print(f"{keys:>12,}{position:>14,}{loaded:>16.1f}{measured:>16.1f}{row:>8.0f}")
+        assert max(loaded, measured) <= LIMIT_US, f"over {LIMIT_US} us"
+
+
+def report_resume() -> None:
+    print("\nState of a virtual shard, and the time from loading it to the first pack")
+    for position in (10**3, 10**9):
+        dataset = make(Measured(10**7), position)
+        list(itertools.islice(dataset, 4))
+        text = json.dumps(dataset.state_dict(), separators=(",", ":"))
+        start = time.perf_counter()
+        other = make(Measured(10**7))
+        other.load_state_dict(json.loads(text))
+        next(iter(other))
+        elapsed = time.perf_counter() - start
+        print(f"position {position:>13,}: {len(text) / 2:>7.0f} bytes, {1e3 * elapsed:>6.1f} ms")
+        assert len(text) / 2 <= 1024 + 64 * 48
+        assert elapsed < 1
+
+
+class Copies(IterableDataset):
+    """The same small tensors again and again, as a plain dict or as a PackedBatch."""
+
+    def __init__(self, kind: type, n: int) -> None:
+        self.kind = kind
+        self.n = n
+
+    def __iter__(self) -> Iterator[Any]:
+        tensors = {f"field {i}": torch.arange(500) for i in range(16)}
+        return iter([self.kind(tensors)] * self.n)
+
+
+def hand_over(kind: type, n: int = 1_000) -> float:
+    """Microseconds a batch, from a worker to the main process."""
+    stream = iter(DataLoader(Copies(kind, n), batch_size=None, num_workers=1))
+    next(stream)
+    start = time.perf_counter()
+    for batch in stream:
+        assert len(batch) == 16
+    return 1e6 * (time.perf_counter() - start) / (n - 1)
+
+
+def report_hand_over() -> None:
+    runs = [(hand_over(dict), hand_over(tp.PackedBatch)) for _ in range(5)]
+    plain, packed = (statistics.median(column) for column in zip(*runs, strict=True))
+    ratio = statistics.median(a / b for a, b in runs)
+    print("\nHand-over of 16 tensors of 4 kB from a worker, us a batch, same run")
+    print(f"dict {plain:.0f}, PackedBatch {packed:.0f}: {ratio:.1f} times cheaper")
+    assert ratio >= HAND_OVER
+
+
+def resident() -> int:
+    """Resident kB of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def report_memory() -> None:
+    stream = iter(make(Measured(10**7)))
+    marks = {}
+    for n, _ in enumerate(itertools.islice(stream, 100_001)):
+        if n in (10_000, 100_000):
+            marks[n] = resident()
+    early, late = marks.values()
+    print(f"\nResident memory at pack 10,000: {early} kB, at 100,000: {late} kB")
+    assert late <= 1.01 * early
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--long", action="store_true", help="100,000 packs, watching memory")
+    long = parser.parse_args().long
+    print(machine.describe())
+    torch.set_num_threads(1)
+    report_overhead()
+    report_resume()
+    report_hand_over()
+    if long:
+        report_memory()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Checks that a stream keeps its promises, for our own tests and for your data.
+
+Each takes a `PackedDataset`, reads it as a training job would, and raises ``AssertionError`` with
+what it saw. The dataset itself is left as it is: the checks work on copies.
+
+    >>> import treepack as tp
+    >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5, 2, 2)]
+    >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8}, pool_size=3, virtual_shards=2)
+    >>> check_exactly_once(dataset)
+    >>> check_resume_everywhere(dataset)
+    5
+    >>> check_same_packs_for_any_topology(dataset, [(1, 0), (2, 0)])
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from treepack.batch import PackedBatch, PackedRow
+from treepack.dataset import PackedDataset
+from treepack.errors import DatasetError
+from treepack.sources import is_map_style
+from treepack.state import last_shard
+
+__all__ = [
+    "assert_batches_equal",
+    "check_exactly_once",
+    "check_resume_everywhere",
+    "check_same_packs_for_any_topology",
+]
+
+
+def check_exactly_once(
+    dataset: PackedDataset, keys: Iterable[Any] | None = None, num_workers: int = 0
+) -> None:
+    """Check that every example of a finite stream comes out once per epoch, or is counted.
+
+    Args:
+        dataset: of a finite source.
+        keys: of all examples that can be packed; by default they are not compared, only counted.
+        num_workers: of the loader.
+
+    Raises:
+        AssertionError: an example was lost, doubled or is unknown; a row breaks a budget.
+    """
+    seen: Counter[Any] = Counter()
+    counted: dict[int, int] = {}
+    for batch in _batches(_copy(dataset), num_workers):
+        row = batch["treepack"]
+        seen.update(row.keys)
+        _check_budgets(row, dataset.budgets)
+        if row.state is not None:
+            counted.update((s[0], s[4] + s[5][2]) for s in row.state["shards"])
+    epochs = (dataset.epochs or 1) if is_map_style(dataset.source) else 1
+    if keys is not None:
+        wanted = Counter({key: epochs * n for key, n in Counter(keys).items()})
+        lost, extra = wanted - seen, seen - wanted
+        assert not lost, f"{lost.total()} examples were lost, such as {_some(lost)}"
+        assert not extra, f"{extra.total()} examples came too often, such as {_some(extra)}"
+    elif is_map_style(dataset.source):
+        out, n = seen.total() + sum(counted.values()), epochs * len(dataset.source)
+        assert out == n, f"{n} examples went in; {seen.total()} came out, {out} with those counted"
+
+
+def check_resume_everywhere(
+    dataset: PackedDataset,
+    *,
+    steps: int | None = None,
+    every: int = 1,
+    horizon: int | None = None,
+    num_workers: int = 0,
+    resume_workers: int | None = None,
+    context: str | None = None,
+) -> int:
+    """Check that stopping after any batch and resuming from its state changes nothing.
+
+    The stream is read once without interruption. Then, for each number of batches, the state after
+    them goes through JSON into a fresh copy of the dataset, and what that one gives is compared
+    field by field with the rest of the uninterrupted stream.
+
+    Args:
+        dataset: of any source that can be resumed.
+        steps: batches to read; by default all, for which the stream must be finite.
+        every: resume after each ``every``-th batch only.
+        horizon: batches to compare after each resume; by default all that are left.
+        num_workers: of the loader that is interrupted.
+        resume_workers: of the loader that goes on, by default as many. Another number needs
+            ``virtual_shards`` and a whole finite stream, and is compared shard by shard.
+        context: how workers are started: ``"fork"``, ``"forkserver"`` or ``"spawn"``.
+
+    Returns:
+        How many resumes were compared.
+
+    Raises:
+        AssertionError: a batch differs, or the state is not JSON-safe.
+    """
+    again = num_workers if resume_workers is None else resume_workers
+    if again != num_workers and (horizon, steps) != (None, None):
+        raise DatasetError(
+            "resume_workers needs a whole finite stream: leave out steps and horizon"
+        )
+    compare = _compare if again == num_workers else _compare_shards
+    states, batches = _record(dataset, num_workers, context, steps)
+    for n in range(0, len(states), every):
+        other = _copy(dataset)
+        other.load_state_dict(json.loads(json.dumps(states[n])))
+        left = len(batches) - n
+        stop = left if horizon is None else min(left, horizon)
+        # One more than is left shows that a finite stream ends where it did.
+        ends = steps is None and stop == left
+        with closing(_batches(other, again, context)) as stream:
+            rest = list(itertools.islice(stream, stop + ends))
+        compare(batches[n : n + stop], rest, f"resumed after {n} of {len(batches)} batches")
+    return len(range(0, len(states), every))
+
+
+def check_same_packs_for_any_topology(
+    dataset: PackedDataset, topologies: Sequence[tuple[int, int]], context: str | None = None
+) -> None:
+    """Check that the packs do not depend on how many ranks and workers share the work.
+
+    Args:
+        dataset: of a finite source, with ``virtual_shards`` set.
+        topologies: ``(ranks, workers)``, each product a divisor of ``virtual_shards``.
+        context: how workers are started.
+
+    Raises:
+        AssertionError: a virtual shard gives other packs, or the ranks together another order.
+    """
+    shards, order = _global_order(dataset, 1, 0, context)
+    for ranks, workers in topologies:
+        theirs, their_order = _global_order(dataset, ranks, workers, context)
+        name = f"{ranks} ranks x {workers} workers"
+        assert theirs == shards, f"{name}: the packs differ, shard by shard"
+        # Once a shard has ended, those that are left go on in turns of their own.
+        same = min(len(packs) for packs in shards.values()) * len(shards)
+        assert their_order[:same] == order[:same], f"{name}: the packs come in another order"
+
+
+def assert_batches_equal(actual: PackedBatch, expected: PackedBatch, name: str = "batch") -> None:
+    """Check that two batches agree in every field, tensors bit by bit.
+
+    Args:
+        actual: a batch.
+        expected: what it should be.
+        name: what errors call it.
+
+    Raises:
+        AssertionError: a field differs.
+    """
+    assert list(actual) == list(expected), f"{name}: fields {list(actual)}, not {list(expected)}"
+    for field, value in expected.items():
+        assert _equal(actual[field], value), f"{name}: {field!r} is {actual[field]}, not {value}"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(b, PackedRow):
+        return all(getattr(a, name) == getattr(b, name) for name in ("mask", "keys", "stats"))
+    if isinstance(b, torch.Tensor):
+        return bool(a.dtype == b.dtype and torch.equal(a, b))
+    return bool(a == b)
+
+
+def _copy(dataset: PackedDataset, shard: tuple[int, int] | None = None) -> PackedDataset:
+    """A dataset of the same source that knows nothing of the first one's position."""
+    other = copy.copy(dataset)
+    other.shard = dataset.shard if shard is None else shard
+    other.reset()
+    return other
+
+
+def _batches(
+    dataset: PackedDataset, num_workers: int, context: str | None = None
+) -> Generator[PackedBatch, None, None]:
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context=context if num_workers else None,
+    )
+    yield from loader
+
+
+def _record(
+    dataset: PackedDataset, num_workers: int, context: str | None, steps: int | None
+) -> tuple[list[dict[str, Any]], list[PackedBatch]]:
+    """The state before each batch and after the last, and the batches."""
+    dataset = _copy(dataset)
+    states, batches = [dataset.state_dict()], []
+    with closing(_batches(dataset, num_workers, context)) as stream:
+        for batch in itertools.islice(stream, steps):
+            dataset.consumed(batch)
+            states.append(dataset.state_dict())
+            batches.append(batch)
+    return states, batches
+
+
+def _compare(expected: list[PackedBatch], actual: list[PackedBatch], name: str) -> None:
+    assert len(actual) == len(expected), f"{name}: {len(actual)} batches, not {len(expected)}"
+    for number, (one, other) in enumerate(zip(actual, expected, strict=True)):
+        assert_batches_equal(one, other, f"{name}, batch {number}")
+
+
+def _compare_shards(expected: list[PackedBatch], actual: list[PackedBatch], name: str) -> None:
+    """For other workers than before: the order of the shards may differ once one has ended."""
+    theirs, ours = _by_shard(actual), _by_shard(expected)
+    for shard in sorted({*theirs, *ours}):
+        _compare(ours.get(shard, []), theirs.get(shard, []), f"{name}, shard {shard}")
+
+
+def _by_shard(batches: Iterable[PackedBatch]) -> dict[int, list[PackedBatch]]:
+    """Batches by the virtual shard that gave them."""
+    shards: dict[int, list[PackedBatch]] = {}
+    for batch in batches:
+        shards.setdefault(last_shard(batch["treepack"].state), []).append(batch)
+    return shards
+
+
+def _global_order(
+    dataset: PackedDataset, ranks: int, workers: int, context: str | None
+) -> tuple[dict[int, list[Any]], list[Any]]:
+    """Keys of the packs of each virtual shard, and of all in the order of the steps."""
+    streams = [
+        list(_batches(_copy(dataset, (rank, ranks)), workers, context)) for rank in range(ranks)
+    ]
+    steps = itertools.chain.from_iterable(itertools.zip_longest(*streams))
+    batches = [batch for batch in steps if batch is not None]
+    shards = _by_shard(batches)
+    keys = {shard: [batch["treepack"].keys for batch in shards[shard]] for shard in sorted(shards)}
+    return keys, [batch["treepack"].keys for batch in batches]
+
+
+def _check_budgets(row: PackedRow, budgets: Mapping[str, int]) -> None:
+    for name, limit in budgets.items():
+        used = row.stats.get(name, 0)
+        alone = len(row.keys) == 1 and row.stats.get("alone")
+        assert used <= limit or alone, f"{row.keys}: {used} {name} in a row of {limit}"
+
+
+def _some(counter: Counter[Any]) -> list[Any]:
+    return [key for key, _ in counter.most_common(3)]
