@@ -124,16 +124,16 @@ def compare_blocks(row: Row) -> None:
     """FlexAttention's block mask: from our lists, and as torch's ``create_block_mask`` finds it."""
     import torch
     from torch.nn.attention.flex_attention import create_block_mask
-    from treepack.attention.flex import make_block_mask
+    from treepack.attention.flex import make_blocks
 
     mask, cpu = tp.TreeMask.from_nodes(*row), torch.device("cpu")
-    ours = make_block_mask(mask, cpu)
+    ours = make_blocks(mask, cpu).mask
     start = time.perf_counter()
     theirs = create_block_mask(ours.mask_mod, None, None, row.total, row.total, device="cpu")
     traced = time.perf_counter() - start
     assert torch.equal(ours.to_dense(), theirs.to_dense())
     lists = seconds(lambda: block_lists(mask))
-    whole = seconds(lambda: make_block_mask.__wrapped__(mask, cpu))
+    whole = seconds(lambda: make_blocks(mask, cpu))
     print(f"\nblocks of 128, {row.bidirectional}")
     print(f"  core: all eight lists                          {1e6 * lists:12.1f} us")
     print(f"  BlockMask from them                            {1e6 * whole:12.1f} us")

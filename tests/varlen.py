@@ -10,9 +10,22 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+from treepack.attention import backends
+
+BACKENDS = ("cuda", "fa3", "fa4")
+"""Those that call the two operators."""
 
 REAL_FORWARD = torch.ops.aten._flash_attention_forward
 REAL_BACKWARD = torch.ops.aten._flash_attention_backward
+
+
+def install(monkeypatch):
+    """Let the GPU backends run on the CPU: everything of them but the operators they call."""
+    cuda = backends.load("cuda")
+    for name in BACKENDS:
+        monkeypatch.setattr(backends.load(name), "check", lambda q: None)
+    monkeypatch.setattr(cuda, "flash_forward", flash_forward)
+    monkeypatch.setattr(cuda, "flash_backward", flash_backward)
 
 
 def flash_forward(
@@ -129,8 +142,8 @@ def _check(query, key, value, cu_q, cu_k, max_q, max_k, dropout_p):
     for cu, rows in ((cu_q, query), (cu_k, key)):
         assert cu.dtype == torch.int32
         assert cu.is_contiguous()
-        assert cu[0] == 0
-        assert cu[-1] == rows.shape[0]
+        assert cu[0] >= 0
+        assert cu[-1] <= rows.shape[0]
         assert (cu.diff() >= 0).all()
     assert len(cu_q) == len(cu_k)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from treepack.errors import BatchError
 from treepack.rows import Row
 
 if TYPE_CHECKING:
+    from treepack.attention.flex import Blocks
     from treepack.tree import MessageTree
 
 Array = npt.NDArray[Any]
@@ -46,7 +47,7 @@ class PackedRow:
         state: where the loader stands after this row (see `PackedDataset`), or ``None``.
     """
 
-    __slots__ = ("__weakref__", "_windows", "keys", "mask", "plan", "state", "stats")
+    __slots__ = ("__weakref__", "_blocks", "_windows", "keys", "mask", "plan", "state", "stats")
 
     def __init__(
         self,
@@ -55,19 +56,21 @@ class PackedRow:
         keys: Sequence[Any] = (),
         stats: Mapping[str, float] | None = None,
         state: Any = None,
+        windows: Mapping[int, TreePlan] | None = None,
     ) -> None:
         self.mask = mask
         self.plan = plan
         self.keys = list(keys)
         self.stats = dict(stats or {})
         self.state = state
-        self._windows: dict[int, TreePlan] = {}
+        self._windows = dict(windows or {})
+        self._blocks: dict[int | None, Blocks] = {}
 
     def plan_for(self, window: int) -> TreePlan:
         """The plan of layers with a sliding window, on the device of the row.
 
-        Made at its first use, once for each window. ``torch.compile`` cannot trace that: call it
-        for each window of the model before a compiled one.
+        Made at its first use, once for each window, and moved with the row. ``torch.compile``
+        cannot trace the making: let `collate` do it, or call this before a compiled model.
 
         Args:
             window: tokens of its path that a query sees, itself included.
@@ -77,19 +80,36 @@ class PackedRow:
             self._windows[window] = TreePlan.from_mask(self.mask, window).to(device)
         return self._windows[window]
 
+    def blocks_for(self, window: int | None = None) -> Blocks:
+        """The mask as FlexAttention takes it, on the device of the row, for ``backend="flex"``.
+
+        Made at its first use, once for each window. ``torch.compile`` cannot trace the making: call
+        this before a compiled model, after the row has been moved.
+
+        Args:
+            window: tokens of its path that a query sees, or ``None`` for all.
+        """
+        if window not in self._blocks:
+            from treepack.attention.flex import make_blocks
+
+            self._blocks[window] = make_blocks(self.mask, self.plan.plan.device, window)
+        return self._blocks[window]
+
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PackedRow:
-        """The same row with its plan on another device: one copy, no synchronisation."""
-        return self._with(self.plan.to(device, non_blocking=non_blocking))
+        """The same row with its plans on another device: a copy of each, no synchronisation."""
+        return self._with(lambda plan: plan.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedRow:
-        """The same row with its plan in page-locked memory."""
-        return self._with(self.plan.pin_memory())
+        """The same row with its plans in page-locked memory."""
+        return self._with(lambda plan: plan.pin_memory())
 
-    def _with(self, plan: TreePlan) -> PackedRow:
-        return PackedRow(self.mask, plan, self.keys, self.stats, self.state)
+    def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
+        windows = {window: move(plan) for window, plan in self._windows.items()}
+        return PackedRow(self.mask, move(self.plan), self.keys, self.stats, self.state, windows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedRow, (self.mask, self.plan, self.keys, self.stats, self.state)
+        parts = (self.mask, self.plan, self.keys, self.stats, self.state, self._windows)
+        return PackedRow, parts
 
     def __repr__(self) -> str:
         return f"PackedRow(keys={self.keys!r}, mask={self.mask!r})"
@@ -158,6 +178,7 @@ def collate(
     bidirectional: str | None = None,
     budgets: Mapping[str, int] | None = None,
     state: Any = None,
+    windows: Iterable[int] = (),
 ) -> PackedBatch:
     """Lay message trees one after the other into a row that a model takes.
 
@@ -170,6 +191,8 @@ def collate(
         bidirectional: mode of image attention, by default the family's, else ``"none"``.
         budgets: capacities, to report how full the row is.
         state: kept as ``batch["treepack"].state``.
+        windows: of layers with sliding attention (``treepack.hf.windows(model)``). Left out, they
+            are planned at their first use, which a compiled model cannot do.
 
     Returns:
         A `PackedBatch` on the CPU.
@@ -205,7 +228,12 @@ def collate(
     batch = PackedBatch((name, _tensor(value)) for name, value in arrays.items())
     batch["use_cache"] = False
     batch["treepack"] = PackedRow(
-        mask, TreePlan.from_mask(mask), row.keys, row.stats(mask, len(where), budgets), state
+        mask,
+        TreePlan.from_mask(mask),
+        row.keys,
+        row.stats(mask, len(where), budgets),
+        state,
+        {window: TreePlan.from_mask(mask, window) for window in windows},
     )
     return batch
 

@@ -12,7 +12,7 @@ from support import cases
 from treepack._core import longest_path, window_plan
 from treepack._reference.attention import dense_attention
 from treepack._reference.plan import build_window_plan, count_pairs
-from treepack.attention import TreePlan, backends
+from treepack.attention import TreePlan
 from treepack.errors import TreeError
 
 
@@ -60,13 +60,10 @@ def attend(function, *tensors):
     return [out.detach(), *torch.autograd.grad(out, inputs, grad_out)]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "cuda", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "cuda", "fa3", "fa4", "reference"])
 def test_attention_is_exact(monkeypatch, backend):
-    cuda = backends.load("cuda")
-    monkeypatch.setattr(cuda, "check", lambda q: None)
-    monkeypatch.setattr(cuda, "flash_forward", varlen.flash_forward)
-    monkeypatch.setattr(cuda, "flash_backward", varlen.flash_backward)
-    for rng in cases(350, f"window attention {backend}"):
+    varlen.install(monkeypatch)
+    for rng in cases(300, f"window attention {backend}"):
         mask, window = random_case(rng, longest=int(rng.integers(2, 30)))
         heads, groups = [(4, 4), (4, 2), (2, 1)][rng.integers(3)]
         tensors = [

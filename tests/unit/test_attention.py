@@ -8,7 +8,7 @@ import pytest
 import torch
 import treepack as tp
 import varlen
-from treepack.attention import TreePlan, backends, merge
+from treepack.attention import TreePlan, backends, implementations, merge
 from treepack.attention.ops import attn_bwd, attn_fwd
 from treepack.errors import AttentionError
 from treepack.hf.attention import tree_attention_forward
@@ -51,7 +51,7 @@ def test_what_is_no_mask_is_refused():
 
 
 def test_an_unknown_backend_names_those_there_are(mask):
-    with pytest.raises(AttentionError, match=r"'cub'.*'cpu', 'cuda', 'reference'"):
+    with pytest.raises(AttentionError, match=r"'cub'.*'cpu', 'cuda', .*'flex'"):
         tp.tree_attention(*rows(), mask, backend="cub")
 
 
@@ -98,6 +98,66 @@ def test_a_torch_with_another_log_sum_exp_layout_is_refused(mask, monkeypatch):
         tp.tree_attention(*rows(), mask, backend="cuda")
 
 
+@pytest.mark.parametrize(("name", "package"), implementations.PACKAGES.items())
+def test_a_flash_attention_that_is_not_installed_names_its_package(monkeypatch, name, package):
+    monkeypatch.setattr(backends.load("cuda"), "check_device", lambda device: None)
+    with pytest.raises(AttentionError, match=rf"{name} needs the package {package}"):
+        backends.load(name.lower()).check(on_gpu())
+    assert implementations.active() is None
+
+
+def test_torch_runs_one_flash_attention_at_a_time(monkeypatch):
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert (backends.default(gpu), backends.default(cpu)) == ("cuda", "cpu")
+    monkeypatch.setattr(backends.load("cuda"), "check_device", lambda device: None)
+    monkeypatch.setattr(implementations, "active", lambda: "FA4")
+    assert (backends.default(gpu), backends.default(cpu)) == ("fa4", "cpu")
+    backends.load("fa4").check(on_gpu())
+    for other in ("cuda", "fa3"):
+        with pytest.raises(AttentionError, match=r"torch runs FA4.*backend='fa4'.*restore"):
+            backends.load(other).check(on_gpu())
+
+
+def test_activation_is_asked_of_torch(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", asked.append)
+    implementations.require("FA3")
+    assert asked == ["FA3"]
+    implementations.require(None)
+    assert asked == ["FA3"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "windows"), [("cuda", {(0, -1)}), ("fa3", {(0, -1)}), ("fa4", set())]
+)
+def test_windows_are_passed_only_where_needed(monkeypatch, backend, windows):
+    varlen.install(monkeypatch)
+    given = set()
+
+    def noted(run):
+        def noting(*args, window_size_left=None, window_size_right=None, **keywords):
+            given.add((window_size_left, window_size_right))
+            window = {"window_size_left": window_size_left, "window_size_right": window_size_right}
+            return run(*args, **keywords, **window)
+
+        return noting
+
+    for name in ("flash_forward", "flash_backward"):
+        monkeypatch.setattr(backends.load("cuda"), name, noted(getattr(varlen, name)))
+    runs = [[0, 2, 0], [3, 6, 0]]
+    mask = tp.TreeMask.from_nodes(*ROOT_AND_TWO, runs, "image_tokens", 14)
+    q, k, v = (x.requires_grad_() for x in rows())
+    tp.tree_attention(q, k, v, mask, backend=backend).sum().backward()
+    assert given == windows | {(None, None)}
+
+
+def test_windows_of_fa4_want_a_later_torch(mask, monkeypatch):
+    varlen.install(monkeypatch)
+    monkeypatch.setattr(torch, "__version__", "2.11.1")
+    with pytest.raises(AttentionError, match=r"window of 3 tokens.*2\.11\.1"):
+        tp.tree_attention(*rows(), mask, window=3, backend="fa4")
+
+
 def test_every_carrier_of_the_mask_gives_the_same(mask):
     q, k, v = rows()
     plan = TreePlan.from_mask(mask)
@@ -142,13 +202,13 @@ def test_the_operators_keep_their_promises_to_the_compiler(mode):
     mask = tp.TreeMask.from_nodes(*ROOT_AND_TWO, runs, mode, 14)
     plan = TreePlan.from_mask(mask)
     q, k, v = (x.requires_grad_() for x in rows())
-    torch.library.opcheck(attn_fwd, (q, k, v, plan.plan, plan.host, 0.3, ""))
+    torch.library.opcheck(attn_fwd, (q, k, v, plan.plan, plan.host, 0.3, "cpu"))
     q, k, v = (x.detach() for x in (q, k, v))
-    out, lse = attn_fwd(q, k, v, plan.plan, plan.host, 0.3, "")
+    out, lse = attn_fwd(q, k, v, plan.plan, plan.host, 0.3, "cpu")
     grad = torch.ones(1, 1, 1, dtype=torch.float64).expand(out.shape)
     torch.library.opcheck(
         attn_bwd,
-        (grad, q, k, v, out, lse, plan.plan, plan.host, 0.3, ""),
+        (grad, q, k, v, out, lse, plan.plan, plan.host, 0.3, "cpu"),
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -156,7 +216,7 @@ def test_the_operators_keep_their_promises_to_the_compiler(mode):
 def test_the_log_sum_exp_of_padding_is_infinite_and_has_no_gradient(mask):
     plan = TreePlan.from_mask(mask)
     q, k, v = (x.requires_grad_() for x in rows())
-    _, lse = attn_fwd(q, k, v, plan.plan, plan.host, 0.3, "")
+    _, lse = attn_fwd(q, k, v, plan.plan, plan.host, 0.3, "cpu")
     assert lse.isposinf().any(0).tolist() == [False] * 13 + [True]
     assert not lse.requires_grad
 

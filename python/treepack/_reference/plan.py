@@ -262,9 +262,9 @@ def read_plan(plan: Int32, host: Int32) -> Iterator[Call]:
     for kind, q_start, q_rows, k_start, k_rows, n_seg, max_q, max_k, *offsets in table:
         cu_q, cu_k = (plan[o : o + n_seg + 1].tolist() for o in offsets[:2])
         index: list[list[int]] = [[], []]
-        if kind == REV_GATHERED:
+        if offsets[2]:
             index[0] = plan[offsets[2] : offsets[2] + q_rows].tolist()
-        if kind in (REV_GATHERED, WINDOW):
+        if offsets[3]:
             index[1] = plan[offsets[3] : offsets[3] + k_rows].tolist()
         yield Call(kind, q_start, q_rows, k_start, k_rows, max_q, max_k, cu_q, cu_k, *index)
 

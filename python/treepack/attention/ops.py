@@ -27,6 +27,7 @@ def tree_attention(
     scale: float | None = None,
     *,
     window: int | None = None,
+    softcap: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Compute ``softmax(scale * q k^T + mask) v`` over a packed row, forward and backward.
@@ -43,8 +44,10 @@ def tree_attention(
         scale: of the scores; ``D ** -0.5`` by default.
         window: tokens of its path that a query sees, itself included (sliding-window layers); image
             tokens see ahead without limit. A plan knows its window already.
+        softcap: scores ``s`` become ``softcap * tanh(s / softcap)``; ``"flex"`` alone has it.
         backend: name of a module in ``treepack.attention.backends``, by default that of the device;
-            or ``"flex"``, torch's FlexAttention, which wants to be compiled and rows of one length.
+            or ``"flex"``, torch's FlexAttention, which wants to be compiled and rows of one length,
+            and has no backward on a CPU.
 
     Returns:
         ``[T, H, D]`` in the dtype of ``q``, or of the autocast region. Padding rows are 0, and so
@@ -67,28 +70,26 @@ def tree_attention(
     q, k, v = _autocast(q, k, v)
     _check_inputs(q, k, v)
     if backend == "flex":
-        return _flex(q, k, v, mask, scale, window)
+        from treepack.attention.flex import attend
+
+        return attend(q, k, v, mask, scale, window, softcap)
+    if softcap is not None:
+        raise AttentionError(
+            f"scores capped at {softcap}: varlen kernels cannot merge such parts; use "
+            "backend='flex'"
+        )
     plan = find_plan(mask, q.device, window)
     if plan.plan.device != q.device:
         raise AttentionError(
             f"the mask is on {plan.plan.device}, q on {q.device}; "
             f"move the batch first: batch.to({str(q.device)!r})"
         )
+    backend = backend or backends.default(q.device)
+    if backend in backends.WITHOUT_GAPS:
+        plan = plan.without_gaps()
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    out, _ = attn_fwd(q, k, v, plan.plan, plan.host, scale, backend or "")
+    out, _ = attn_fwd(q, k, v, plan.plan, plan.host, scale, backend)
     return out
-
-
-def _flex(
-    q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float | None, window: int | None
-) -> Tensor:
-    if window is not None:
-        raise AttentionError(
-            f"flex has no sliding window, and the layer asks for {window} tokens; leave backend out"
-        )
-    from treepack.attention.flex import attend
-
-    return attend(q, k, v, mask, scale)
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -152,7 +153,7 @@ def run_forward(
 ) -> tuple[Tensor, Tensor]:
     """Run a plan: ``out [T, H, D]`` and its log-sum-exp ``[H, T]``, natural, +inf on padding."""
     _check_row(q, host)
-    kernels = backends.load(backend or q.device.type)
+    kernels = backends.load(backend)
     kernels.check(q)
     q, k, v = map(_dense_heads, (q, k, v))
     total = q.shape[0]
@@ -183,7 +184,7 @@ def run_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum the gradients of the calls, each from the merged output and log-sum-exp."""
-    kernels = backends.load(backend or q.device.type)
+    kernels = backends.load(backend)
     grad_out, q, k, v = grad_out.contiguous(), *map(_dense_heads, (q, k, v))
     grads: list[Tensor] = []
     for call in read_calls(plan, host):

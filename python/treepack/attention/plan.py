@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from treepack._core import longest_path, window_plan
@@ -13,6 +14,7 @@ from treepack._core import longest_path, window_plan
 if TYPE_CHECKING:
     from treepack._core import TreeMask
 
+Int32: TypeAlias = npt.NDArray[np.int32]
 Rows: TypeAlias = slice | torch.Tensor
 
 SELF, CROSS, REV, REV_GATHERED, WINDOW = range(5)
@@ -46,11 +48,13 @@ class TreePlan:
         (16, 10, TreePlan(calls=2, total=16, device='cpu'))
     """
 
-    __slots__ = ("__weakref__", "host", "longest", "plan", "total", "window")
+    __slots__ = ("__weakref__", "_dense", "_source", "host", "longest", "plan", "total", "window")
 
     def __init__(self, plan: torch.Tensor, host: torch.Tensor, longest: int | None = None) -> None:
         self.plan = plan
         self.host = host
+        self._source = plan
+        self._dense: TreePlan | None = None
         self.total = int(host[1])
         self.longest = self.total if longest is None else longest
         self.window = int(host[3]) or None
@@ -65,11 +69,26 @@ class TreePlan:
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> TreePlan:
         """The same plan with its device part on ``device``: one copy, no synchronisation."""
-        return TreePlan(self.plan.to(device, non_blocking=non_blocking), self.host, self.longest)
+        plan = self.plan.to(device, non_blocking=non_blocking)
+        moved = TreePlan(plan, self.host, self.longest)
+        moved._source = self._source
+        return moved
 
     def pin_memory(self) -> TreePlan:
         """The same plan in page-locked memory."""
         return TreePlan(self.plan.pin_memory(), self.host, self.longest)
+
+    def without_gaps(self) -> TreePlan:
+        """The same calls without empty segments, on the same device; made at the first use.
+
+        Where a call steps over rows, the others are gathered. For kernels that cannot step over.
+        ``torch.compile`` cannot trace the making: call it before a compiled model.
+        """
+        if self._dense is None:
+            parts = drop_gaps(self._source.cpu().numpy(), self.host.numpy())
+            plan, host = map(torch.from_numpy, parts)
+            self._dense = TreePlan(plan, host, self.longest).to(self.plan.device)
+        return self._dense
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As bytes: a tensor that crosses a process border costs a shared-memory file.
@@ -105,6 +124,53 @@ class PlannedRow(Protocol):
 
     def plan_for(self, window: int) -> TreePlan:
         """Of layers with a sliding window."""
+
+
+def drop_gaps(plan: Int32, host: Int32) -> tuple[Int32, Int32]:
+    """A plan of the same pairs in which every segment has queries and keys.
+
+    Args:
+        plan: int32 ``[P]``.
+        host: int32 ``[4 + 12 * calls]``.
+
+    Returns:
+        The plan, longer by what calls with gaps need in their place, and its table.
+
+    Example:
+        >>> import numpy as np
+        >>> plan = np.array([0, 1, 2, 3, 0, 1, 1, 2], np.int32)  # the second query sees no key
+        >>> host = np.array([1, 3, 3, 0, 1, 0, 3, 0, 2, 3, 2, 1, 0, 4, 0, 0], np.int32)
+        >>> plan, host = drop_gaps(plan, host)
+        >>> plan[8:].reshape(4, 4).tolist()  # boundaries, boundaries, rows of queries, rows of keys
+        [[0, 1, 2, 0], [0, 1, 2, 0], [0, 2, 0, 0], [0, 1, 0, 0]]
+    """
+    parts, host = [plan], host.copy()
+
+    def put(array: Int32) -> int:
+        offset = sum(map(len, parts))
+        parts.append(np.pad(array.astype(np.int32), (0, -len(array) % 4)))
+        return offset
+
+    for row in host[HEADER:].reshape(-1, FIELDS):
+        _, q_start, q_rows, k_start, k_rows, n_seg, _, _, *offsets = row.tolist()
+        q_lengths, k_lengths = (np.diff(plan[at : at + n_seg + 1]) for at in offsets[:2])
+        full = (q_lengths > 0) & (k_lengths > 0)
+        if full.all():
+            continue
+        q_index = _rows_of(plan, q_start, q_rows, offsets[2])[np.repeat(full, q_lengths)]
+        k_index = _rows_of(plan, k_start, k_rows, offsets[3])[np.repeat(full, k_lengths)]
+        q_lengths, k_lengths = q_lengths[full], k_lengths[full]
+        row[1:6] = 0, len(q_index), 0, len(k_index), full.sum()
+        row[6:8] = max(2, q_lengths.max()), k_lengths.max()
+        row[8:10] = [put(np.cumsum([0, *lengths])) for lengths in (q_lengths, k_lengths)]
+        row[10:12] = put(q_index), put(k_index)
+    return np.concatenate(parts), host
+
+
+def _rows_of(plan: Int32, start: int, rows: int, offset: int) -> Int32:
+    return (
+        plan[offset : offset + rows] if offset else np.arange(start, start + rows, dtype=np.int32)
+    )
 
 
 class Call(NamedTuple):
@@ -152,9 +218,10 @@ def _read_call(
 ) -> Call:
     q: Rows = slice(q_start, q_start + q_rows)
     k: Rows = slice(k_start, k_start + k_rows)
-    if kind == REV_GATHERED:
+    # A plan starts with boundaries, so that an index at 0 is none.
+    if off_q_index:
         q = plan[off_q_index : off_q_index + q_rows]
-    if kind in (REV_GATHERED, WINDOW):
+    if off_k_index:
         k = plan[off_k_index : off_k_index + k_rows]
     cu_q = plan[off_cu_q : off_cu_q + n_seg + 1]
     cu_k = plan[off_cu_k : off_cu_k + n_seg + 1]

@@ -1,6 +1,7 @@
 """Kernels that run one attention call; each is a module of this package, found by its name.
 
-The default for a device is the module of that name. A new backend is one new file with the three
+The default for a device is the module of that name, on a GPU that of the FlashAttention which torch
+runs. A new backend is one new file with the three
 functions of `Backend`.
 """
 
@@ -11,10 +12,15 @@ import importlib
 import pkgutil
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor
 
+from treepack.attention import implementations
 from treepack.attention.plan import Call
 from treepack.errors import AttentionError
+
+WITHOUT_GAPS = frozenset({"fa3"})
+"""Backends whose kernels take no empty segments."""
 
 
 class Backend(Protocol):
@@ -52,7 +58,13 @@ def load(name: str) -> Backend:
     known = sorted(module.name for module in pkgutil.iter_modules(__path__))
     if name not in known:
         raise AttentionError(
-            f"no attention backend {name!r}; there are {known}: move the tensors to such a device, "
-            "or name one with backend="
+            f"no attention backend {name!r}; there are {[*known, 'flex']}: move the tensors to "
+            "such a device, or name one with backend="
         )
     return cast("Backend", importlib.import_module(f"{__name__}.{name}"))
+
+
+def default(device: torch.device) -> str:
+    """Name of the backend for tensors on a device."""
+    running = implementations.active() if device.type == "cuda" else None
+    return device.type if running is None else running.lower()

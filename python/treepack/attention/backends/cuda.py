@@ -8,18 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from treepack.attention import implementations
 from treepack.attention.plan import REV, REV_GATHERED, SELF, WINDOW, Call
 from treepack.errors import AttentionError
 
 DTYPES = (torch.float16, torch.bfloat16)
 HEAD_SIZE_MAX, HEAD_SIZE_STEP = 256, 8
 
+SCRATCH = 2**29
+"""Bytes that the backward of one call may take for its segments, beside those for its rows."""
+
+SCRATCH_ROWS = 128
+"""Rows of float32 that the kernel adds for each segment."""
+
 flash_forward = torch.ops.aten._flash_attention_forward
 flash_backward = torch.ops.aten._flash_attention_backward
 
 
 def check(q: Tensor) -> None:
-    """Refuse what the kernel does not know."""
+    """Refuse what the kernel does not know, and another one in its place."""
+    check_input(q)
+    implementations.require(None)
+
+
+def check_input(q: Tensor) -> None:
+    """Refuse what FlashAttention does not know in any version."""
     if q.device.type != "cuda":
         raise AttentionError(f"the cuda backend takes tensors on a GPU, got {q.device}")
     if q.dtype not in DTYPES:
@@ -77,7 +90,42 @@ def backward(
     lse: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of one call."""
+    """Gradients of one call, with thousands of segments in several launches."""
+    n_seg, most = len(call.cu_q) - 1, _most_segments(q)
+    if n_seg <= most:
+        return _backward(call, grad_out, q, k, v, out, lse, scale)
+    grads: tuple[Tensor, ...] = ()
+    for first in range(0, n_seg, most):
+        cut = slice(first, min(first + most, n_seg) + 1)
+        piece = call._replace(cu_q=call.cu_q[cut], cu_k=call.cu_k[cut])
+        parts = _backward(piece, grad_out, q, k, v, out, lse, scale)
+        # What a launch leaves out it does not write: the others have those rows.
+        cuts = (piece.cu_q, piece.cu_k, piece.cu_k)
+        grads = tuple(map(_put, grads, parts, cuts)) if grads else parts
+    dq, dk, dv = grads
+    return dq, dk, dv
+
+
+def _most_segments(q: Tensor) -> int:
+    bytes_each = SCRATCH_ROWS * q.shape[1] * q.shape[2] * 4
+    return max(1, SCRATCH // int(bytes_each))
+
+
+def _put(x: Tensor, part: Tensor, cu: Tensor) -> Tensor:
+    row = torch.arange(len(x), device=x.device)
+    return torch.where(((row >= cu[0]) & (row < cu[-1]))[:, None, None], part, x)
+
+
+def _backward(
+    call: Call,
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     # The random state of dropout, which there is none of: it must be there and is never read.
     rng_state = torch.zeros(2, dtype=torch.uint64, device=q.device)
     unused = torch.empty(0, device=q.device)

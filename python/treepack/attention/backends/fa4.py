@@ -1,0 +1,67 @@
+"""FlashAttention 4, for Hopper and Blackwell, where its package is installed.
+
+In torch 2.11 its backward takes no window, not even an open one: anti-causal calls run backwards,
+as causal ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from treepack.attention import implementations
+from treepack.attention.backends import cuda
+from treepack.attention.plan import REV, REV_GATHERED, SELF, WINDOW, Call
+from treepack.errors import AttentionError
+
+
+def check(q: Tensor) -> None:
+    """Refuse what the kernel does not know; torch then runs it for every attention."""
+    cuda.check_input(q)
+    implementations.require("FA4")
+
+
+def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of one call."""
+    _check_window(call)
+    if not _is_turned(call):
+        return cuda.forward(call, q, k, v, scale)
+    q, k, v = (x.flip(0) for x in (q, k, v))
+    out, lse = cuda.forward(_turn(call), q, k, v, scale)
+    return out.flip(0), lse.flip(1)
+
+
+def backward(
+    call: Call,
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of one call."""
+    if not _is_turned(call):
+        return cuda.backward(call, grad_out, q, k, v, out, lse, scale)
+    grad_out, q, k, v, out = (x.flip(0) for x in (grad_out, q, k, v, out))
+    dq, dk, dv = cuda.backward(_turn(call), grad_out, q, k, v, out, lse.flip(1), scale)
+    return dq.flip(0), dk.flip(0), dv.flip(0)
+
+
+def _check_window(call: Call) -> None:
+    if call.kind == WINDOW and torch.__version__.startswith("2.11."):
+        raise AttentionError(
+            f"a sliding window of {call.window} tokens: FA4 has none in torch {torch.__version__}; "
+            "update torch, or leave backend out"
+        )
+
+
+def _is_turned(call: Call) -> bool:
+    return call.kind in (REV, REV_GATHERED)
+
+
+def _turn(call: Call) -> Call:
+    """The call for rows in the opposite order."""
+    cu_q, cu_k = ((cu[-1:] - cu).flip(0) for cu in (call.cu_q, call.cu_k))
+    return call._replace(kind=SELF, cu_q=cu_q, cu_k=cu_k)
