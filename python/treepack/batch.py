@@ -191,8 +191,8 @@ def collate(
         bidirectional: mode of image attention, by default the family's, else ``"none"``.
         budgets: capacities, to report how full the row is.
         state: kept as ``batch["treepack"].state``.
-        windows: of layers with sliding attention (``treepack.hf.windows(model)``). Left out, they
-            are planned at their first use, which a compiled model cannot do.
+        windows: sliding windows of the model's layers, in tokens. Left out, they are planned at
+            their first use, which a compiled model cannot do.
 
     Returns:
         A `PackedBatch` on the CPU.
