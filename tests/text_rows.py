@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tiny_models
 import torch
 import transformers
@@ -45,6 +46,19 @@ def random_row(rng, total=None, mode=None, **forest):
         "treepack": PackedRow(mask, TreePlan.from_mask(mask)),
     }
     return mask, inputs
+
+
+def paths(mask):
+    """Row positions of each path from a root to a leaf, int64 tensors, in the order of the row."""
+    parents = mask.node_parent.tolist()
+    found = []
+    for leaf in sorted(set(range(mask.n_nodes)) - set(parents)):
+        path = [leaf]
+        while parents[path[-1]] >= 0:
+            path.append(parents[path[-1]])
+        pieces = [np.arange(mask.node_start[i], mask.node_end[i]) for i in reversed(path)]
+        found.append(torch.from_numpy(np.concatenate(pieces)))
+    return found
 
 
 def random_trees(rng, count):

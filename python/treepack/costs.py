@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import CostError, DatasetError
-from treepack.sources import is_map_style
+from treepack.sources import is_map_style, load_example
 
 __all__ = ["CostTable", "from_numpy", "from_parquet"]
 
@@ -90,7 +90,7 @@ class MeasuredSource:
 
     def load(self, index: int) -> Any:
         """The example."""
-        return getattr(self.source, "load", self.source.__getitem__)(index)
+        return load_example(self.source, index)
 
 
 def from_numpy(costs: npt.ArrayLike | str | os.PathLike[str], names: Sequence[str]) -> CostTable:

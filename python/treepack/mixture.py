@@ -12,7 +12,7 @@ from typing import Any
 
 from treepack._core import permute
 from treepack.errors import DatasetError
-from treepack.sources import is_map_style
+from treepack.sources import is_map_style, load_example
 
 BLOCK = 4096
 """Largest number of draws after which every source has had exactly its share."""
@@ -74,8 +74,7 @@ class Mixture:
     def load(self, index: int) -> Any:
         """The example with this number in the mixture."""
         part, place = self._locate(index)
-        source = self._parts[part]
-        return getattr(source, "load", source.__getitem__)(place)
+        return load_example(self._parts[part], place)
 
     def _measure(self, index: int) -> Mapping[str, int]:
         part, place = self._locate(index)

@@ -50,6 +50,11 @@ def is_map_style(source: Any) -> bool:
     return hasattr(kind, "__len__") and getitem is not None and not inherited
 
 
+def load_example(source: Any, index: int | None) -> Any:
+    """What a map-style source has at an index, by its ``load`` if it has one."""
+    return getattr(source, "load", source.__getitem__)(index)
+
+
 class Examples:
     """Costs before selection, trees after it.
 
@@ -104,8 +109,7 @@ class Examples:
     def _tree(self, arrival: Arrival) -> MessageTree:
         item = arrival.item
         if item is None:
-            load = getattr(self.source, "load", self.source.__getitem__)
-            item = self._row(load(arrival.index))
+            item = self._row(load_example(self.source, arrival.index))
         elif isinstance(item, MessageTree):
             return item
         tree = item if isinstance(item, MessageTree) else self._family(item).load(item)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support import cases
-from text_rows import MODELS, VOCABULARY, distance, gradients, language_model, random_row
+from text_rows import MODELS, VOCABULARY, distance, gradients, language_model, paths, random_row
 
 # Norms and the rotary embedding compute in float32 whatever the model's dtype.
 STATES, GRADIENTS = 1e-11, 1e-6
@@ -99,17 +99,6 @@ def test_tokens_in_the_padding_train_nothing(model, checkpointed):
             found.append((loss.item(), gradients(model, loss)))
         assert found[0][0] == found[1][0]
         assert distance(found[1][1], found[0][1]) == 0
-
-
-def paths(mask):
-    """Row positions of each path from a root to a leaf."""
-    parents = mask.node_parent.tolist()
-    for leaf in set(range(mask.n_nodes)) - set(parents):
-        path = [leaf]
-        while parents[path[-1]] >= 0:
-            path.append(parents[path[-1]])
-        pieces = [np.arange(mask.node_start[i], mask.node_end[i]) for i in reversed(path)]
-        yield torch.from_numpy(np.concatenate(pieces))
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import treepack as tp
+from text_rows import paths
 from treepack.exports import trl_tree_kwargs
 from treepack.hf.attention import NAME, register
 
@@ -37,17 +37,6 @@ def qwen3_5():
     sizes = {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
     kinds = ["linear_attention", "full_attention"] * 2
     return Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SIZES, **heads, **sizes, layer_types=kinds))
-
-
-def paths(mask):
-    """The tokens of each root-to-leaf path."""
-    found = []
-    for node in range(mask.n_nodes):
-        parent = mask.node_parent[node]
-        own = np.arange(mask.node_start[node], mask.node_end[node])
-        found.append(own if parent < 0 else np.concatenate([found[parent], own]))
-    leaves = set(range(mask.n_nodes)) - set(mask.node_parent.tolist())
-    return [found[leaf] for leaf in sorted(leaves)]
 
 
 @pytest.mark.filterwarnings("ignore")

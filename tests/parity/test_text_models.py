@@ -8,6 +8,7 @@ import torch
 import treepack as tp
 from forests import random_forest
 from support import cases
+from text_rows import paths
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from treepack.attention import TreePlan
@@ -58,17 +59,6 @@ def random_row(rng, total=None, **forest):
         "use_cache": False,
     }
     return mask, {**inputs, "treepack": row}
-
-
-def paths(mask):
-    """Row positions of each root-to-leaf path."""
-    parents = mask.node_parent
-    for leaf in set(range(mask.n_nodes)) - set(parents.tolist()):
-        path = [leaf]
-        while parents[path[-1]] >= 0:
-            path.append(parents[path[-1]])
-        pieces = [np.arange(mask.node_start[i], mask.node_end[i]) for i in reversed(path)]
-        yield torch.from_numpy(np.concatenate(pieces))
 
 
 def gradients(model, loss):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import transformers as hf
 import treepack as tp
+from text_rows import paths
 
 SIZES = {
     "vocab_size": 60,
@@ -40,16 +40,6 @@ def randomised(model):
     return model.double().train()
 
 
-def paths_of(mask):
-    paths = []
-    for node in range(mask.n_nodes):
-        parent = mask.node_parent[node]
-        own = np.arange(mask.node_start[node], mask.node_end[node])
-        paths.append(own if parent < 0 else np.concatenate([paths[parent], own]))
-    parents = set(mask.node_parent.tolist())
-    return [torch.from_numpy(path) for i, path in enumerate(paths) if i not in parents]
-
-
 def run(model, ids, **inputs):
     model.zero_grad()
     return model(ids, use_cache=False, **inputs).logits[0]
@@ -60,9 +50,9 @@ def test_each_path_is_as_if_alone(build):
     model = randomised(build())
     mask = tp.TreeMask.from_nodes(*TREE, total=50)
     ids = torch.randint(0, 60, (1, mask.total))
-    paths = paths_of(mask)
+    ways = paths(mask)
     model.set_attn_implementation("sdpa")
-    alone = [run(model, ids[:, path]) for path in paths]
+    alone = [run(model, ids[:, path]) for path in ways]
     weights = [torch.randn_like(logits) for logits in alone]
     sum((w * logits).sum() for w, logits in zip(weights, alone, strict=True)).backward()
     expected = {name: weight.grad.clone() for name, weight in model.named_parameters()}
@@ -70,9 +60,9 @@ def test_each_path_is_as_if_alone(build):
     tp.hf.prepare(model)
     positions = torch.from_numpy(mask.positions())
     row = run(model, ids, position_ids=positions, treepack=mask)
-    for path, logits in zip(paths, alone, strict=True):
+    for path, logits in zip(ways, alone, strict=True):
         torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-6)
-    sum((w * row[path]).sum() for w, path in zip(weights, paths, strict=True)).backward()
+    sum((w * row[path]).sum() for w, path in zip(weights, ways, strict=True)).backward()
     for name, weight in model.named_parameters():
         scale = expected[name].abs().max()
         torch.testing.assert_close(weight.grad, expected[name], rtol=0, atol=1e-6 * float(scale))
@@ -95,7 +85,7 @@ def test_gemma3_sees_ahead_within_an_image_and_only_there():
     mask = tp.TreeMask.from_nodes([14, 5, 6], [-1, 0, 0], runs, "within_image")
     ids = torch.randint(0, 60, (1, mask.total))
     alone = []
-    for path in paths_of(mask):
+    for path in paths(mask):
         blocks = torch.full((1, len(path)), -1)
         for start, end, image in runs:
             blocks[:, start:end] = image
@@ -104,5 +94,5 @@ def test_gemma3_sees_ahead_within_an_image_and_only_there():
         alone.append(run(model, ids[:, path], attention_mask=masks))
     tp.hf.prepare(model)
     row = run(model, ids, position_ids=torch.from_numpy(mask.positions()), treepack=mask)
-    for path, logits in zip(paths_of(mask), alone, strict=True):
+    for path, logits in zip(paths(mask), alone, strict=True):
         torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-6)

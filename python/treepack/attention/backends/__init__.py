@@ -1,8 +1,7 @@
 """Kernels that run one attention call; each is a module of this package, found by its name.
 
 The default for a device is the module of that name, on a GPU that of the FlashAttention which torch
-runs. A new backend is one new file with the three
-functions of `Backend`.
+runs. A new backend is one new file with the three functions of `Backend`.
 """
 
 from __future__ import annotations
