@@ -45,11 +45,10 @@ def losses(
     for batch in loader:
         logits = model(**batch.to(weight.device, dtype=weight.dtype)).logits[0].float().cpu()
         each = cross_entropy(logits, batch["labels"][0], reduction="none")
-        starts = torch.from_numpy(batch["treepack"].mask.node_start)
-        # Markup stands between a root and what is trained, so a branch holds all its predictors.
-        node = torch.searchsorted(starts, batch["logits_to_keep"].int(), right=True) - 1
-        sums = torch.zeros(len(starts)).index_add(0, node, each)
-        means = sums / torch.bincount(node, minlength=len(starts))
+        row = batch["treepack"]
+        node = torch.from_numpy(row.target_node)
+        sums = torch.zeros(row.mask.n_nodes).index_add(0, node, each)
+        means = sums / torch.bincount(node, minlength=row.mask.n_nodes)
         found.update((name, means[i].item()) for i, name in leaves(batch).items())
         batches.append(batch)
         advance(len(leaves(batch)))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from treepack._core import TreeMask
 from treepack._transfer import pack_tensors, unpack_tensors
 from treepack.attention import TreePlan
 from treepack.errors import BatchError
+from treepack.packed_row import PackedRow
 from treepack.rows import Row
 
 if TYPE_CHECKING:
-    from treepack.attention.flex import Blocks
     from treepack.tree import MessageTree
+
+__all__ = ["CollateFamily", "PackedBatch", "PackedRow", "collate", "concatenate_media"]
 
 Array = npt.NDArray[Any]
 
@@ -36,85 +40,6 @@ class CollateFamily(Protocol):
         """Position ids in the shape that the model takes."""
 
 
-class PackedRow:
-    """The row's mask and what happened to it; not a tensor, so nothing moves it by accident.
-
-    Attributes:
-        mask: the `TreeMask` of the row.
-        plan: the same as attention calls, on the device of the row.
-        keys: keys of the examples, in order of the row.
-        stats: numbers for a logger, by name: fill of each budget, examples, branches, targets.
-        state: where the loader stands after this row (see `PackedDataset`), or ``None``.
-    """
-
-    __slots__ = ("__weakref__", "_blocks", "_windows", "keys", "mask", "plan", "state", "stats")
-
-    def __init__(
-        self,
-        mask: TreeMask,
-        plan: TreePlan,
-        keys: Sequence[Any] = (),
-        stats: Mapping[str, float] | None = None,
-        state: Any = None,
-        windows: Mapping[int, TreePlan] | None = None,
-    ) -> None:
-        self.mask = mask
-        self.plan = plan
-        self.keys = list(keys)
-        self.stats = dict(stats or {})
-        self.state = state
-        self._windows = dict(windows or {})
-        self._blocks: dict[int | None, Blocks] = {}
-
-    def plan_for(self, window: int) -> TreePlan:
-        """The plan of layers with a sliding window, on the device of the row.
-
-        Made at its first use, once for each window, and moved with the row. ``torch.compile``
-        cannot trace the making: let `collate` do it, or call this before a compiled model.
-
-        Args:
-            window: tokens of its path that a query sees, itself included.
-        """
-        if window not in self._windows:
-            device = self.plan.plan.device
-            self._windows[window] = TreePlan.from_mask(self.mask, window).to(device)
-        return self._windows[window]
-
-    def blocks_for(self, window: int | None = None) -> Blocks:
-        """The mask as FlexAttention takes it, on the device of the row, for ``backend="flex"``.
-
-        Made at its first use, once for each window. ``torch.compile`` cannot trace the making: call
-        this before a compiled model, after the row has been moved.
-
-        Args:
-            window: tokens of its path that a query sees, or ``None`` for all.
-        """
-        if window not in self._blocks:
-            from treepack.attention.flex import make_blocks
-
-            self._blocks[window] = make_blocks(self.mask, self.plan.plan.device, window)
-        return self._blocks[window]
-
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PackedRow:
-        """The same row with its plans on another device: a copy of each, no synchronisation."""
-        return self._with(lambda plan: plan.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> PackedRow:
-        """The same row with its plans in page-locked memory."""
-        return self._with(lambda plan: plan.pin_memory())
-
-    def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
-        windows = {window: move(plan) for window, plan in self._windows.items()}
-        return PackedRow(self.mask, move(self.plan), self.keys, self.stats, self.state, windows)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        parts = (self.mask, self.plan, self.keys, self.stats, self.state, self._windows)
-        return PackedRow, parts
-
-    def __repr__(self) -> str:
-        return f"PackedRow(keys={self.keys!r}, mask={self.mask!r})"
-
-
 class PackedBatch(dict[str, Any]):
     """What ``model(**batch)`` takes, and nothing else.
 
@@ -131,18 +56,28 @@ class PackedBatch(dict[str, Any]):
 
     def to(
         self,
-        device: torch.device | str | int,
-        non_blocking: bool = False,
+        device: torch.device | str | int | torch.dtype | None = None,
         dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
     ) -> PackedBatch:
         """A batch with every tensor and the mask on ``device``; the original is unchanged.
 
         Args:
-            device: where to.
-            non_blocking: copy without waiting; needs `pin_memory` to be of use.
+            device: where to, by default where each is; or a dtype, as for a tensor.
             dtype: also cast floating-point model inputs such as ``pixel_values``; loss weights
                 keep their precision.
+            non_blocking: copy without waiting; needs `pin_memory` to be of use.
+
+        Raises:
+            BatchError: a dtype that is not a floating-point one.
         """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is not None and not getattr(dtype, "is_floating_point", False):
+            raise BatchError(
+                f"{dtype=} is not a floating-point dtype; token ids keep theirs, and "
+                "non_blocking=True goes by its name"
+            )
 
         def move(name: str, value: Any) -> Any:
             if isinstance(value, PackedRow):
@@ -162,6 +97,16 @@ class PackedBatch(dict[str, Any]):
         )
         return PackedBatch(pinned)
 
+    def copy(self) -> PackedBatch:
+        """A batch of the same tensors."""
+        return PackedBatch(self)
+
+    # Else it would go through __reduce__, bytes and back; the loader copies every batch.
+    __copy__ = copy
+
+    def __repr__(self) -> str:
+        return f"PackedBatch({', '.join(f'{n}: {_describe(v)}' for n, v in self.items())})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, pack_tensors(self)
 
@@ -170,8 +115,28 @@ def _unpickle(layout: Any, blob: bytes, rest: dict[str, Any]) -> PackedBatch:
     return PackedBatch(unpack_tensors(layout, blob, rest))
 
 
+def _describe(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return repr(value) if isinstance(value, PackedRow) else reprlib.repr(value)
+    where = "" if value.device.type == "cpu" else f" on {value.device}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{where}"
+
+
+def _collate_rows(batches: Sequence[PackedBatch], **_: Any) -> PackedBatch:
+    """What torch's default collate makes of packed rows: one stays what it is."""
+    if len(batches) > 1:
+        raise BatchError(
+            f"{len(batches)} rows cannot be joined, each has a mask of its own; use "
+            "DataLoader(dataset, batch_size=None)"
+        )
+    return batches[0]
+
+
+default_collate_fn_map[PackedBatch] = _collate_rows
+
+
 def collate(
-    trees: Sequence[MessageTree],
+    trees: Iterable[MessageTree],
     *,
     family: CollateFamily | None = None,
     total: int | None = None,
@@ -191,14 +156,15 @@ def collate(
         bidirectional: mode of image attention, by default the family's, else ``"none"``.
         budgets: capacities, to report how full the row is.
         state: kept as ``batch["treepack"].state``.
-        windows: sliding windows of the model's layers, in tokens. Left out, they are planned at
-            their first use, which a compiled model cannot do.
+        windows: of layers with sliding attention (``treepack.hf.windows(model)``). Left out, they
+            are planned at their first use, which a compiled model cannot do.
 
     Returns:
         A `PackedBatch` on the CPU.
 
     Raises:
-        BatchError: no trees, media that cannot be concatenated, or too little room in ``total``.
+        BatchError: what is no list of trees, or of windows; media that cannot be concatenated, or
+            too little room in ``total``.
         TreeError: image runs that no mask can express.
 
     Example:
@@ -214,16 +180,16 @@ def collate(
     mode = bidirectional or (family.bidirectional if family else "none")
     mask = row.mask(mode)
     positions = mask.positions(row.root_positions())
-    where, tokens, weights = row.targets(mask)
-    extras = family.collate(trees, mask.total) if family else concatenate_media(trees)
+    targets = row.targets(mask)
+    extras = family.collate(row.trees, mask.total) if family else concatenate_media(row.trees)
     arrays = {
         "input_ids": row.input_ids(mask.total)[None],
         "position_ids": family.position_rows(positions) if family else _plain_rows(positions),
         **extras,
-        "logits_to_keep": where,
-        "labels": tokens[None],
-        "shift_labels": tokens[None],
-        "loss_weights": weights[None],
+        "logits_to_keep": targets.position,
+        "labels": targets.token[None],
+        "shift_labels": targets.token[None],
+        "loss_weights": targets.weight[None],
     }
     batch = PackedBatch((name, _tensor(value)) for name, value in arrays.items())
     batch["use_cache"] = False
@@ -231,11 +197,21 @@ def collate(
         mask,
         TreePlan.from_mask(mask),
         row.keys,
-        row.stats(mask, len(where), budgets),
+        row.stats(mask, len(targets.token), budgets),
         state,
-        {window: TreePlan.from_mask(mask, window) for window in windows},
+        _plan_windows(mask, windows),
+        targets.node,
     )
     return batch
+
+
+def _plan_windows(mask: TreeMask, windows: Iterable[int]) -> dict[int, TreePlan]:
+    if not isinstance(windows, Iterable):
+        raise BatchError(
+            f"windows is {windows!r}, not a list of windows in tokens; pass "
+            "treepack.hf.windows(model), or [w]"
+        )
+    return {window: TreePlan.from_mask(mask, window) for window in windows}
 
 
 def concatenate_media(trees: Sequence[MessageTree]) -> dict[str, Array]:
@@ -250,11 +226,12 @@ def concatenate_media(trees: Sequence[MessageTree]) -> dict[str, Array]:
 def _concatenate(name: str, values: list[Array]) -> Array:
     try:
         return values[0] if len(values) == 1 else np.concatenate(values)
-    except ValueError as error:
-        shapes = sorted({value.shape for value in values})
+    except Exception as error:
+        # Tensors have errors of their own, as when one wants a gradient.
+        shapes = sorted({tuple(value.shape) for value in values})
         raise BatchError(
-            f"media {name!r} of one row have shapes {shapes}, which do not concatenate on axis 0; "
-            "give them equal trailing axes or use a family that pads them"
+            f"media {name!r} of one row have shapes {shapes} and do not concatenate on axis 0: "
+            f"{error}; give them equal trailing axes or use a family that pads them"
         ) from error
 
 

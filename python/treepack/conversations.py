@@ -10,11 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from treepack.conversation_rows import Medium, Row, Turn, parse_json, parse_row
+from treepack.conversation_rows import KINDS, Medium, Row, Turn, parse_json, parse_row
 from treepack.errors import DataError, DatasetError
 from treepack.tree import example_name
 
-__all__ = ["Conversations", "GroupedConversations", "Medium", "Turn", "group_conversations"]
+__all__ = [
+    "Conversations",
+    "GroupedConversations",
+    "Medium",
+    "Turn",
+    "group_conversations",
+    "read_row",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +36,8 @@ class Conversations:
         key: name of the example.
 
     Raises:
-        DataError: no rows, a row without turns, or not one text for each of the media.
+        DataError: no rows, a row without turns, what is no turn or no medium, or not one text for
+            each of the media.
 
     Example:
         >>> example = Conversations([[("What is it?", "A cat.")]], [("image", "cat.png")])
@@ -45,20 +53,50 @@ class Conversations:
 
     def __post_init__(self) -> None:
         name = example_name(self.key)
-        if not self.rows or not all(self.rows):
+        rows = tuple(_turns(row, name) for row in _items("rows", self.rows, name))
+        if not rows or not all(rows):
             raise DataError(f"{name}: needs at least one conversation, and each at least one turn")
-        if self.texts and len(self.texts) != len(self.media):
-            raise DataError(
-                f"{name}: {len(self.texts)} texts for {len(self.media)} media; give one for each"
-            )
-        rows = tuple(tuple(Turn(*turn) for turn in row) for row in self.rows)
-        object.__setattr__(self, "rows", rows)
-        object.__setattr__(self, "media", tuple(Medium(*medium) for medium in self.media))
-        object.__setattr__(self, "texts", tuple(self.texts) or ("",) * len(self.media))
+        media = tuple(_medium(medium, name) for medium in _items("media", self.media, name))
+        texts = _items("texts", self.texts, name) or ("",) * len(media)
+        if len(texts) != len(media):
+            raise DataError(f"{name}: {len(texts)} texts for {len(media)} media; give one for each")
+        for field, value in (("rows", rows), ("media", media), ("texts", texts)):
+            object.__setattr__(self, field, value)
 
     def __repr__(self) -> str:
         kinds = [medium.kind for medium in self.media]
         return f"Conversations(key={self.key!r}, media={kinds}, rows={len(self.rows)})"
+
+
+def _items(field: str, value: Any, name: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise DataError(f"{name}: {field} is a {type(value).__name__}, it must be a list")
+    return tuple(value)
+
+
+def _turns(row: Any, name: str) -> tuple[Turn, ...]:
+    is_listed = isinstance(row, Iterable) and not isinstance(row, str)
+    turns = tuple(row) if is_listed else (row,)
+    for turn in turns:
+        if not (_is_pair(turn) and all(isinstance(text, str) for text in turn)):
+            raise DataError(
+                f"{name}: a turn must be a question and an answer, two texts, got {turn!r:.80}; "
+                "rows is a list of conversations, each a list of turns: [[(question, answer)]]"
+            )
+    return tuple(Turn(*turn) for turn in turns)
+
+
+def _medium(medium: Any, name: str) -> Medium:
+    if not (_is_pair(medium) and isinstance(medium[0], str) and medium[0] in KINDS):
+        raise DataError(
+            f"{name}: a medium must be (kind, value), got {medium!r:.80}; media is a list of "
+            '("image", value) and ("video", value)'
+        )
+    return Medium(*medium)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
 
 
 def group_conversations(
@@ -151,6 +189,12 @@ class GroupedConversations(Sequence[Conversations]):
         rows = [self._parse(i, self.store[i]) for i in members]
         return merge_rows(rows, self.store.name(members[0]))
 
+    def __repr__(self) -> str:
+        counts = {"examples": len(self), "rows": len(self._members), "skipped": self.skipped}
+        parts = [f"{name}={count}" for name, count in counts.items() if count or name != "skipped"]
+        path = [repr(str(self.store.path))] if self.store.path else []
+        return f"GroupedConversations({', '.join(path + parts)})"
+
     def _parse(self, index: int, raw: Any) -> Row:
         return parse_row(raw, self.store.name(index), self.folder)
 
@@ -187,10 +231,10 @@ class _Listed:
 
     def __init__(self, rows: list[Any], path: str = "") -> None:
         self.rows = rows
-        self.prefix = f"{path}, " if path else ""
+        self.path = path
 
     def name(self, index: int) -> str:
-        return f"{self.prefix}row {index}"
+        return f"{self.path}, row {index}" if self.path else f"row {index}"
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)
@@ -208,6 +252,19 @@ def _open(path: Path) -> _Lines | _Listed:
         return _Listed(parse_json(path.read_bytes(), str(path)), str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_row(raw: Mapping[str, Any], name: str) -> Conversations:
+    """A conversation row as an example of its own.
+
+    Args:
+        raw: as `group_conversations` takes it; relative paths start at the current folder.
+        name: what errors call it, and the example if the row does not say.
+
+    Raises:
+        DataError: a row that makes no sense.
+    """
+    return merge_rows([parse_row(raw, name, Path())], name)
 
 
 def merge_rows(rows: Sequence[Row], name: str) -> Conversations:

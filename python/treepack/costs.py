@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import CostError, DatasetError
+from treepack.mixture import is_mixture
 from treepack.sources import is_map_style, load_example
 
 __all__ = ["CostTable", "from_numpy", "from_parquet"]
@@ -77,6 +78,11 @@ class MeasuredSource:
             )
         self.source = source
         self.costs = costs
+        if is_mixture(source):
+            self.draw = source.draw
+
+    def __repr__(self) -> str:
+        return f"{self.source!r} with costs"
 
     def __len__(self) -> int:
         return len(self.costs)

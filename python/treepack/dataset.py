@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from treepack._processes import WorkerFlag, check_caller
+from treepack._processes import WorkerFlag, check_caller, is_spawning
+from treepack._settings import (
+    check_seed,
+    check_shard,
+    check_table,
+    default_shard,
+    find_family,
+    one_of,
+    positive,
+    shorten,
+)
 from treepack.batch import PackedBatch
 from treepack.errors import BudgetError, DatasetError, StateError
-from treepack.mixture import Mixture
+from treepack.mixture import is_mixture
 from treepack.shards import Policy
 from treepack.sources import check_source, find_start, is_map_style
 from treepack.state import Consumed, Ownership, check_scope, check_state, make_state
@@ -20,7 +30,6 @@ from treepack.stream import PackStream
 
 if TYPE_CHECKING:
     from treepack.costs import CostTable
-    from treepack.hf.families import Family
     from treepack.tree import MessageTree
 
 
@@ -48,20 +57,28 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         virtual_shards: ``V``; a multiple of ranks times workers. By default exactly that, which
             gives the best fill and the least memory; set it to change ranks or workers later.
         shard: ``(rank, world_size)`` of the data-parallel group, or its ``DeviceMesh`` such as
-            ``mesh["dp"]``; by default that of ``torch.distributed`` when the dataset is built, else
-            ``(0, 1)``.
+            ``mesh["dp"]``; by default that of ``torch.distributed`` when the dataset is built, or
+            what ``torchrun`` will make it, else ``(0, 1)``.
         seed: of the order; ``shuffle=False`` keeps the source's own.
-        shuffle: whether a map-style source is shuffled, anew in each epoch.
+        shuffle: whether a map-style source is shuffled, anew in each epoch; an iterable keeps its
+            order.
         epochs: passes over a map-style source; ``None`` never ends. Pools are flushed at the end of
-            the last one only.
+            the last one only. A second pass over the dataset gives the same packs again: for
+            several epochs, read a stream of several.
         oversize: an example over a budget: ``"raise"``, ``"drop"`` and count it, or ``"alone"`` in
             a row of its own.
         on_error: an example that cannot be read, measured or loaded: ``"raise"``, after which
-            the stream can go on without it, or ``"skip"`` and count it.
+            the stream can go on without it, or ``"skip"``, count it, and log it the more rarely the
+            more there are. Examples that cannot be joined to one row go together.
         on_wrong_cost: an example that costs other than ``measure`` said: ``"raise"``, an error like
             any other, or ``"requeue"`` it with its real cost. No budget is broken either way.
         pad_to_budget: pad every row to the token budget, for static shapes.
-        transform: applied to each loaded tree, for instance `treepack.hf.molmo2_weights`.
+        bidirectional: mode of image attention, ``"none"``, ``"image_tokens"`` or
+            ``"within_image"``; by default the family's, else ``"none"``.
+        windows: of the model's sliding attention, ``treepack.hf.windows(model)``, so that they are
+            planned here; a compiled model needs that.
+        transform: applied to each loaded tree, for instance `treepack.hf.molmo2_weights`. Costs
+            are those of what it returns.
         packer: further settings for `Packer`, such as ``{"early": True}``.
 
     Raises:
@@ -95,30 +112,39 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         on_error: str = "raise",
         on_wrong_cost: str = "raise",
         pad_to_budget: bool = False,
+        bidirectional: str | None = None,
+        windows: Sequence[int] = (),
         transform: Callable[[MessageTree], MessageTree] | None = None,
         packer: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_source(source)
         if costs is not None:
-            source = costs.attach(source)
+            source = check_table(costs).attach(source)
         self.source = source
         self.budgets = dict(budgets)
-        self.family = _find_family(processor, family, chat, self.budgets)
-        self.shard = _check_shard(_default_shard() if shard is None else shard)
-        self.virtual_shards = _positive("virtual_shards", virtual_shards)
-        self.seed = _seed(seed)
-        self.shuffle = shuffle
-        self.epochs = _positive("epochs", epochs)
+        self.family = find_family(processor, family, chat, self.budgets)
+        self.shard = check_shard(default_shard() if shard is None else shard)
+        self.virtual_shards = positive("virtual_shards", virtual_shards)
+        self.seed = check_seed(seed)
+        self.shuffle = bool(shuffle)
+        self.epochs = positive("epochs", epochs)
+        if self.epochs != 1 and not is_map_style(source):
+            raise DatasetError(
+                f"epochs={epochs} of {type(source).__name__}: an iterable ends after one pass; "
+                "repeat it in its own __iter__, or give it __len__ and __getitem__"
+            )
         self.pad_to_budget = pad_to_budget
+        self.bidirectional = bidirectional
+        self.windows = tuple(windows)
         if pad_to_budget and "tokens" not in self.budgets:
             raise BudgetError(f"pad_to_budget needs a budget 'tokens'; there are {list(budgets)}")
         self.transform = transform
         self.policy = Policy(
             self.budgets,
             {"pool_size": pool_size, "oversize": oversize, **(packer or {})},
-            skips=_one_of("on_error", on_error, ("raise", "skip")) == "skip",
-            requeues=_one_of("on_wrong_cost", on_wrong_cost, ("raise", "requeue")) == "requeue",
+            skips=one_of("on_error", on_error, ("raise", "skip")) == "skip",
+            requeues=one_of("on_wrong_cost", on_wrong_cost, ("raise", "requeue")) == "requeue",
         )
         self.policy.make_packer()
         self.obstacle, self.source_start = find_start(source)
@@ -126,17 +152,27 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         self._stream: PackStream | None = None
         self._consumed: Consumed | None = None
         self._workers = WorkerFlag()
+        self._passes = 0
 
     def __iter__(self) -> Iterator[PackedBatch]:
         check_caller(sys._getframe(1))
+        if self._stream is not None:
+            self._stream.retire()
         state, self._resume = self._resume, None
+        self._passes += 1
         # A worker's copy of the dataset counts what it gives, not what its parent consumed.
         self._consumed = None
-        if get_worker_info() is None:
+        worker = get_worker_info()
+        if worker is None:
             self._workers = WorkerFlag()
-        else:
-            self._workers.raise_flag()
-        self._stream = PackStream(self, state)
+        elif self._workers.is_outdated:
+            return _too_late()
+        elif not self._workers.claim(worker.seed - worker.id):
+            # An earlier pass of workers went on from there; this one begins anew.
+            state = None
+        # Workers that live on have one seed for all of their passes.
+        number = [worker.seed - worker.id, self._passes] if worker else None
+        self._stream = PackStream(self, state, number)
         return self._stream
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,6 +216,10 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             )
         if self._stream is not None:
             return self._stream.state_dict()
+        return self.next_start()
+
+    def next_start(self) -> dict[str, Any]:
+        """The state in which the next iteration begins: the one loaded, or the stream's start."""
         if self._resume is not None:
             return copy.deepcopy(self._resume)
         rank, world = self.shard
@@ -212,7 +252,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
     def reset(self) -> None:
         """Make the next iteration begin at the start of the stream."""
         self._resume = self._stream = self._consumed = None
-        self._workers = WorkerFlag()
+        self._workers.forget()
 
     def consumed(self, batch: Mapping[str, Any]) -> None:
         """Count a batch as trained on, so that `state_dict` knows where to go on.
@@ -224,14 +264,26 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             batch: a `PackedBatch` of this dataset; in the order in which the loader gives them.
 
         Raises:
-            StateError: the batch carries no state, or that of another rank.
+            StateError: the batch carries no state, or that of another rank or dataset.
         """
-        state = batch["treepack"].state
+        state = getattr(batch.get("treepack"), "state", None)
         if state is None:
             raise StateError(self.obstacle or "the batch carries no state")
         if self._consumed is None:
-            self._consumed = Consumed(self._resume, *self.shard)
+            self.count_from(self.next_start())
+        assert self._consumed is not None
         self._consumed.add(state)
+
+    def count_from(self, start: Mapping[str, Any]) -> None:
+        """Count consumed batches from the start of an iteration that has just begun.
+
+        `state_dict` is then ``start`` until the first batch is `consumed`, however many a loader
+        has fetched ahead. `treepack.train.steps` calls it by itself.
+
+        Args:
+            start: what `next_start` was before the iteration began.
+        """
+        self._consumed = Consumed(start, *self.shard)
         # The workers have it; another pass begins anew.
         self._resume = None
 
@@ -239,8 +291,8 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         """What the packs depend on beside the examples, as a state keeps it."""
         source = self.source
         kind = type(source).__name__
-        if isinstance(source, Mixture):
-            kind = repr(source)
+        if is_mixture(source):
+            kind = shorten(repr(source))
         elif is_map_style(source):
             kind = f"{len(source)} examples"
         return {
@@ -253,69 +305,24 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # What runs in this process stays in it.
-        return {**self.__dict__, "_stream": None}
+        if is_spawning():
+            check_caller(sys._getframe(1))
+        is_first = self._resume is None or self._workers.claim_for_new_process()
+        return {**self.__dict__, "_stream": None, "_resume": self._resume if is_first else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy has workers of its own.
+        self.__dict__.update(state, _workers=WorkerFlag())
+
+    def __repr__(self) -> str:
+        kind, shard, virtual_shards = type(self.source).__name__, self.shard, self.virtual_shards
+        return f"PackedDataset({kind}, budgets={self.budgets}, {shard=}, {virtual_shards=})"
 
 
-def _default_shard() -> tuple[int, int]:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def _check_shard(shard: Any) -> tuple[int, int]:
-    rank, world = _mesh_place(shard) if hasattr(shard, "get_coordinate") else shard
-    if not 0 <= rank < world:
-        raise DatasetError(f"shard=(rank, world) must have 0 <= rank < world, got {shard}")
-    return int(rank), int(world)
-
-
-def _mesh_place(mesh: Any) -> tuple[int, int]:
-    """Rank and size of a device mesh, or of several of its dimensions counted as one."""
-    coordinate = mesh.get_coordinate()
-    if coordinate is None:
-        raise DatasetError("this process is not part of the device mesh given as shard=")
-    rank = 0
-    for place, size in zip(coordinate, mesh.shape, strict=True):
-        rank = rank * size + place
-    return rank, mesh.size()
-
-
-def _find_family(
-    processor: Any, family: str | None, chat: Any, budgets: Mapping[str, int]
-) -> Family | None:
-    if processor is None:
-        if family is not None:
-            raise DatasetError(f"family={family!r} needs a processor; pass processor=")
-        return None
-    from treepack.hf.families import find
-
-    found = find(processor, family, chat=chat)
-    unknown = [name for name in budgets if name not in found.costs]
-    if unknown:
-        raise BudgetError(
-            f"budgets {unknown} are not measured by family {found.name!r}, which measures "
-            f"{list(found.costs)}; rename them, or pass a source that yields MessageTree"
-        )
-    return found
-
-
-def _positive(name: str, value: int | None) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise DatasetError(f"{name} must be a positive integer or None, got {value!r}")
-    return int(value)
-
-
-def _seed(value: int) -> int:
-    if not 0 <= value < 1 << 64:
-        raise DatasetError(f"seed must be in [0, 2**64), got {value}")
-    return int(value)
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise DatasetError(f"{name} must be one of {list(known)}, got {value!r}")
-    return value
+def _too_late() -> Iterator[PackedBatch]:
+    # With the first batch: an error of __iter__ itself would end the worker without a word.
+    raise StateError(
+        "a state was loaded, but the workers were started before that and live on "
+        "(persistent_workers=True); make a new DataLoader after load_state_dict()"
+    )
+    yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-from treepack._core import permute
 from treepack.errors import DataError, DatasetError, StateError
-from treepack.mixture import Mixture
+from treepack.mixture import draw
 from treepack.sources import Arrival, failed, is_map_style
 
 EVERY = 32
 """An iterable's own state is noted each time it has given so many examples."""
+
+LEAST = 1_000
+"""Failures one after the other that any source may have."""
 
 
 class Mark(NamedTuple):
@@ -57,6 +60,9 @@ class Feed(Protocol):
     position: int
     """Of the next example."""
 
+    patience: float
+    """How many examples in a row may be unusable before all are."""
+
     def __next__(self) -> Arrival:
         """The next example; ``StopIteration`` at the end."""
 
@@ -79,6 +85,7 @@ class IndexedFeed:
         self.position = position
         self.shards = shards
         self.two_phase = hasattr(source, "measure")
+        self.patience = math.inf if end is not None else max(LEAST, len(source))
 
     def __next__(self) -> Arrival:
         if self.end is not None and self.position >= self.end:
@@ -88,9 +95,12 @@ class IndexedFeed:
         if self.two_phase:
             return Arrival(position, index, None)
         try:
-            return Arrival(position, index, self.source[index])
+            item = self.source[index]
         except Exception as error:
             raise failed("reading", index, error) from error
+        if item is None:
+            raise DataError(f"example {index}: the source gave None")
+        return Arrival(position, index, item)
 
     def recall(self, position: int) -> Arrival:
         """The example at an earlier position."""
@@ -100,6 +110,12 @@ class IndexedFeed:
     def mark(self, oldest: int) -> str:  # noqa: ARG002
         """Nothing: an index needs no mark."""
         return ""
+
+
+class Failure(NamedTuple):
+    """In place of an item that could not be read: it belongs to one shard, like any other."""
+
+    error: DataError
 
 
 class Reader:
@@ -126,7 +142,7 @@ class Reader:
                 self.number = number
                 raise
             except Exception as error:
-                raise self._failed(number, error) from error
+                return number, self._failed(number, error)
 
     def mark_before(self, number: int) -> Mark:
         """The latest mark from which the item can be read."""
@@ -138,13 +154,15 @@ class Reader:
         while len(self.marks) > 1 and self.marks[1].number <= number:
             self.marks.popleft()
 
-    def _failed(self, number: int, error: Exception) -> DataError | BrokenSourceError:
+    def _failed(self, number: int, error: Exception) -> Failure:
         told = failed("reading", number, error)
-        if not inspect.isgenerator(self.items):
-            return DataError(str(told))
-        return BrokenSourceError(
-            f"{told}; a generator ends at its first error, so nothing after it can be read"
-        )
+        if inspect.isgenerator(self.items):
+            raise BrokenSourceError(
+                f"{told}; a generator ends at its first error, so nothing after it can be read"
+            ) from error
+        failure = DataError(str(told))
+        failure.__cause__ = error
+        return Failure(failure)
 
 
 class BrokenSourceError(DatasetError):
@@ -220,6 +238,8 @@ class Hub:
 class HubFeed:
     """The view that one virtual shard has of a `Hub`."""
 
+    patience = math.inf
+
     def __init__(self, hub: Hub, shard: int) -> None:
         self.hub = hub
         self.shard = shard
@@ -228,6 +248,8 @@ class HubFeed:
     def __next__(self) -> Arrival:
         arrival = self.hub.take(self.shard)
         self.position = arrival.position + self.hub.shards
+        if isinstance(arrival.item, Failure):
+            raise arrival.item.error
         return arrival
 
     def recall(self, position: int) -> Arrival:
@@ -253,7 +275,10 @@ def make_feeds(
     ``start`` is the state of an iterable at its first example.
     """
     if is_map_style(source):
-        order = _order(source, seed, shuffle)
+
+        def order(position: int) -> int:
+            return draw(source, position, seed, shuffle)
+
         end = None if epochs is None and len(source) else len(source) * (epochs or 1)
         return {
             shard: IndexedFeed(source, order, end, place.position, shards)
@@ -273,19 +298,6 @@ def make_feeds(
         }
         hubs = dict.fromkeys(places, Hub(source, 0, 1, shards, places))
     return {shard: HubFeed(hub, shard) for shard, hub in hubs.items()}
-
-
-def _order(source: Any, seed: int, shuffle: bool) -> Callable[[int], int]:
-    """The index at each position: item ``permute(p % n)`` of epoch ``p // n``, or a mixture's."""
-    if isinstance(source, Mixture):
-        return lambda position: source.draw(position, seed, shuffle)
-    n = len(source)
-
-    def order(position: int) -> int:
-        epoch, place = divmod(position, n)
-        return permute(place, n, seed, epoch) if shuffle else place
-
-    return order
 
 
 def _splits(source: Any, shards: int) -> bool:

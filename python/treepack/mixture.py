@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
+from numbers import Rational, Real
 from typing import Any
 
 from treepack._core import permute
@@ -48,6 +49,11 @@ class Mixture:
     """
 
     def __init__(self, sources: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+        if not isinstance(sources, Mapping):
+            raise DatasetError(
+                f"sources is a {type(sources).__name__}; give each a name, and its weight the "
+                'same: Mixture({"a": source, ...}, {"a": 1, ...})'
+            )
         self.sources = dict(sources)
         self.shares = _shares(self.sources, weights)
         self.starts = [0, *accumulate(len(source) for source in self.sources.values())]
@@ -99,17 +105,38 @@ class Mixture:
         """
         block, place = divmod(position, self._first_slots[-1])
         part, rank = _block(tuple(self._first_slots), seed, block)[place]
-        size = self.starts[part + 1] - self.starts[part]
-        epoch, turn = divmod(block * self.shares[part] + rank, size)
         # Each source has a key of its own, so that two of one length are not in step.
-        own = permute(turn, size, (seed + part + 1) % (1 << 64), epoch) if shuffle else turn
-        return self.starts[part] + own
+        key, turn = (seed + part + 1) % (1 << 64), block * self.shares[part] + rank
+        return self.starts[part] + draw(self._parts[part], turn, key, shuffle)
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of a mixture of {len(self)}")
         part = bisect_right(self.starts, index) - 1
         return part, index - self.starts[part]
+
+
+def draw(source: Any, position: int, seed: int, shuffle: bool) -> int:
+    """The index of the example at a position of a map-style source's own stream.
+
+    Args:
+        source: a mixture says it itself; of others, position ``p`` is item ``permute(p % n)`` of
+            epoch ``p // n``.
+        position: from 0 on, without end.
+        seed: of the order.
+        shuffle: whether the examples are shuffled.
+    """
+    if is_mixture(source):
+        drawn: int = source.draw(position, seed, shuffle)
+        return drawn
+    n = len(source)
+    epoch, place = divmod(position, n)
+    return permute(place, n, seed, epoch) if shuffle else place
+
+
+def is_mixture(source: Any) -> bool:
+    """Whether a source has an order of its own: a `Mixture`, also one with costs beside it."""
+    return hasattr(source, "draw")
 
 
 @lru_cache(maxsize=8)
@@ -127,6 +154,10 @@ def _block(first_slots: tuple[int, ...], seed: int, block: int) -> list[tuple[in
 
 def _shares(sources: Mapping[str, Any], weights: Mapping[str, float]) -> list[int]:
     """How many draws of a block each source has."""
+    if not isinstance(weights, Mapping):
+        raise DatasetError(
+            f'weights is a {type(weights).__name__}; name each by its source: {{"a": 1, ...}}'
+        )
     if not sources or set(sources) != set(weights):
         raise DatasetError(
             f"a mixture needs one weight for each source, got weights for {list(weights)} and "
@@ -137,15 +168,20 @@ def _shares(sources: Mapping[str, Any], weights: Mapping[str, float]) -> list[in
             raise DatasetError(
                 f"source {name!r} of a mixture must have __len__ and __getitem__ and not be empty"
             )
-        if not (math.isfinite(weights[name]) and weights[name] > 0):
-            raise DatasetError(f"weight of {name!r} must be positive, got {weights[name]}")
-    total = sum(Fraction(weights[name]) for name in sources)
+    given = [_exact(name, weights[name]) for name in sources]
+    parts = [weight / sum(given) for weight in given]
     # 0.3 is not 3/10 in binary; the nearest simple fraction is what was meant.
-    exact = [(Fraction(weights[name]) / total).limit_denominator(BLOCK) for name in sources]
+    exact = [part.limit_denominator(BLOCK) for part in parts]
     size = math.lcm(*(share.denominator for share in exact))
     if sum(exact) == 1 and size <= BLOCK and all(exact):
         return [int(share * size) for share in exact]
-    return _rounded(list(sources), [Fraction(weights[name]) / total for name in sources])
+    return _rounded(list(sources), parts)
+
+
+def _exact(name: str, weight: Any) -> Fraction:
+    if not (isinstance(weight, Real) and 0 < float(weight) < math.inf):
+        raise DatasetError(f"weight of {name!r} must be a number above 0, got {weight!r}")
+    return Fraction(weight if isinstance(weight, Rational) else float(weight))
 
 
 def _rounded(names: Sequence[str], shares: Sequence[Fraction]) -> list[int]:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from treepack._core import TreeMask
 from treepack.errors import BatchError
-from treepack.tree import IGNORE
-
-if TYPE_CHECKING:
-    from treepack.tree import MessageTree
+from treepack.tree import IGNORE, MessageTree
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+
+
+class Targets(NamedTuple):
+    """What a row is trained on.
+
+    Attributes:
+        position: int64 ``[L]``, row positions whose hidden state predicts a target.
+        token: int64 ``[L]``, the targets.
+        weight: float32 ``[L]``, their loss weights.
+        node: int64 ``[L]``, the node of the mask that each target is a token of.
+    """
+
+    position: Int64
+    token: Int64
+    weight: Float32
+    node: Int64
 
 
 class Row:
@@ -27,15 +40,13 @@ class Row:
         total: length of the row with padding, or ``None``.
     """
 
-    def __init__(self, trees: Sequence[MessageTree], total: int | None = None) -> None:
-        if not trees:
-            raise BatchError("a row needs at least one tree, got none")
-        self.trees = trees
+    def __init__(self, trees: Iterable[MessageTree], total: int | None = None) -> None:
+        self.trees = _checked(trees)
         self.nodes: list[MessageTree] = []
         self.parents: list[int] = []
         self.starts: list[int] = []
         used = 0
-        for tree in trees:
+        for tree in self.trees:
             first = len(self.nodes)
             self.starts.append(used)
             for node, parent in tree.nodes():
@@ -46,7 +57,7 @@ class Row:
         self.total = used if total is None else int(total)
         if self.total < used:
             raise BatchError(
-                f"{len(trees)} trees have {used} tokens, the row has room for {self.total}; "
+                f"{len(self.trees)} trees have {used} tokens, the row has room for {self.total}; "
                 "raise total or put fewer trees into the row"
             )
 
@@ -94,23 +105,35 @@ class Row:
             rows[:, start : start + n] = np.arange(n) if own is None else own
         return rows
 
-    def targets(self, mask: TreeMask) -> tuple[Int64, Int64, Float32]:
-        """Row positions, target tokens and weights of everything that is trained on."""
+    def targets(self, mask: TreeMask) -> Targets:
+        """Everything that is trained on: node by node, token by token, a node's end last."""
         trained = [
             i for i, n in enumerate(self.nodes) if n.labels is not None or n.end_target is not None
         ]
         nodes = [self.nodes[i] for i in trained]
         empty = np.empty(0, np.int64)
-        labels = [_labels(node) for node in nodes]
-        weights = [_weights(node) for node in nodes]
+        labels = np.concatenate([empty, *map(_labels, nodes)])
+        weights = np.concatenate([empty.astype(np.float32), *map(_weights, nodes)])
         ends = [IGNORE if node.end_target is None else node.end_target for node in nodes]
-        return mask.targets(
-            np.array(trained, np.int32),
-            np.concatenate([empty, *labels]),
-            np.concatenate([empty.astype(np.float32), *weights]),
-            np.array(ends, np.int64),
-            np.array([_end_weight(node) for node in nodes], np.float32),
-        )
+        end_targets = np.array(ends, np.int64)
+        end_weights = np.array([_end_weight(node) for node in nodes], np.float32)
+        found = mask.targets(np.array(trained, np.int64), labels, weights, end_targets, end_weights)
+        return Targets(*found, self._owners(trained, labels, end_targets))
+
+    def _owners(self, trained: list[int], labels: Int64, end_targets: Int64) -> Int64:
+        """The node of each target, from the nodes that have some and their labels end to end."""
+        count = len(trained)
+        lengths = np.fromiter((len(self.nodes[i].tokens) for i in trained), np.int64, count)
+        is_root = np.fromiter((self.parents[i] < 0 for i in trained), bool, count)
+        ends = lengths.cumsum()
+        starts = ends - lengths
+        is_target = labels != IGNORE
+        # Nothing predicts the first token of a root.
+        is_target[starts[is_root]] = False
+        before = np.zeros(len(labels) + 1, np.int64)
+        is_target.cumsum(out=before[1:])
+        counts = before[ends] - before[starts] + (end_targets != IGNORE)
+        return np.repeat(np.array(trained, np.int64), counts)
 
     def stats(
         self, mask: TreeMask, n_targets: int, budgets: Mapping[str, int] | None
@@ -133,6 +156,25 @@ class Row:
             **{name: float(value) for name, value in {**counts, **costs}.items()},
             **fill,
         }
+
+
+def _checked(trees: Iterable[MessageTree]) -> list[MessageTree]:
+    try:
+        trees = list(trees)
+    except TypeError as error:
+        raise BatchError(
+            f"a row is a list of MessageTree, got a {type(trees).__name__}; a single one goes into "
+            "a list: collate([tree])"
+        ) from error
+    for place, tree in enumerate(trees):
+        if not isinstance(tree, MessageTree):
+            raise BatchError(
+                f"a row is a list of MessageTree, got {type(tree).__name__} at place {place}; make "
+                "a MessageTree of its tokens"
+            )
+    if not trees:
+        raise BatchError("a row needs at least one tree, got none")
+    return trees
 
 
 def _length(node: MessageTree) -> int:

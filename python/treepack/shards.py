@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from treepack._core import Packer
-from treepack.errors import StateError, TreepackError
+from treepack.errors import DatasetError, StateError, TreepackError
 from treepack.feeds import BrokenSourceError, Feed, Mark, Place
 from treepack.sources import Arrival, Examples, WrongCostError
 from treepack.state import ShardState
 from treepack.tree import MessageTree
 
 Cost = dict[str, int]
+
+log = logging.getLogger("treepack")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class VirtualShard:
         self.has_ended = False
         self.skipped = 0
         self.packs = 0
+        self.arriving = Streak(feed.patience)
+        self.leaving = Streak(feed.patience)
 
     def next_pack(self) -> list[MessageTree] | None:
         """The trees of the next pack, or ``None`` when the shard is used up.
@@ -146,13 +151,20 @@ class VirtualShard:
             try:
                 pack = self._push()
             except TreepackError as error:
-                if not self.policy.skips or isinstance(error, (BrokenSourceError, StateError)):
+                if not self.policy.skips or isinstance(error, FATAL):
                     raise
-                self.skipped += 1
-                continue
+                self.skip(error, self.arriving)
+                pack = None
             if pack is not None:
                 return self._take(pack)
         return self._take(self.packer.pop())
+
+    def skip(self, error: TreepackError, streak: Streak, examples: int = 1) -> None:
+        """Count examples that failed; say so, the more rarely the more there are."""
+        before, self.skipped = self.skipped, self.skipped + examples
+        if before.bit_length() < self.skipped.bit_length():
+            log.warning("%s (%d skipped in virtual shard %d)", error, self.skipped, self.index)
+        streak.add(error, examples)
 
     def _take(self, pack: Any) -> bool:
         if pack is None:
@@ -173,8 +185,11 @@ class VirtualShard:
             arrival, cost = self.examples.measure(arrival)
         dropped = self.packer.counters["dropped"] if self.drops else 0
         pack = self._checked_push(arrival, cost)
-        if not self.drops or self.packer.counters["dropped"] == dropped:
+        if self.drops and self.packer.counters["dropped"] > dropped:
+            self.arriving.add(f"example {arrival.name!r} is over a budget, and dropped")
+        else:
             self.held[arrival.position] = arrival, cost
+            self.arriving.end()
         return pack
 
     def _checked_push(self, arrival: Arrival, cost: Cost) -> Any:
@@ -201,7 +216,40 @@ class VirtualShard:
     def _failed(self, error: TreepackError) -> None:
         if not self.policy.skips:
             raise error
-        self.skipped += 1
+        self.skip(error, self.leaving)
+
+
+class Streak:
+    """Failures one after the other: an endless stream must not look for ever for what is not there.
+
+    Args:
+        limit: how many are too many.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.length = 0
+
+    def add(self, reason: object, examples: int = 1) -> None:
+        """Count failures; raises when it is time to give up."""
+        self.length += examples
+        if self.length > self.limit:
+            raise BarrenSourceError(
+                f"{self.length} examples one after the other were skipped or dropped, and the "
+                f"stream has no end; the last: {reason}"
+            )
+
+    def end(self) -> None:
+        """Something worked."""
+        self.length = 0
+
+
+class BarrenSourceError(DatasetError):
+    """An endless stream of examples of which none can be used."""
+
+
+FATAL = (BarrenSourceError, BrokenSourceError, StateError)
+"""Errors that are of no one example."""
 
 
 def place_of(state: ShardState | None, shard: int) -> Place:

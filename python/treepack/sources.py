@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from treepack.errors import DataError, DatasetError, TreepackError
 from treepack.rows import Row
 from treepack.tree import MessageTree, example_name
@@ -51,8 +53,9 @@ def is_map_style(source: Any) -> bool:
 
 
 def load_example(source: Any, index: int | None) -> Any:
-    """What a map-style source has at an index, by its ``load`` if it has one."""
-    return getattr(source, "load", source.__getitem__)(index)
+    """What a map-style source has at an index, by its ``load`` if it can ``measure`` without."""
+    load = getattr(source, "load", None) if hasattr(source, "measure") else None
+    return source[index] if load is None else load(index)
 
 
 class Examples:
@@ -63,6 +66,7 @@ class Examples:
         family: model family for raw rows, or ``None`` if the source yields `MessageTree`.
         budgets: names whose costs count.
         transform: applied to every tree, or ``None``.
+        bidirectional: mode of image attention, by default the family's, else ``"none"``.
     """
 
     def __init__(
@@ -71,20 +75,22 @@ class Examples:
         family: Family | None,
         budgets: Sequence[str],
         transform: Callable[[MessageTree], MessageTree] | None,
+        bidirectional: str | None = None,
     ) -> None:
         self.source = source
         self.family = family
         self.budgets = tuple(budgets)
         self.transform = transform
+        self.bidirectional = bidirectional or (family.bidirectional if family else "none")
 
     def measure(self, arrival: Arrival) -> tuple[Arrival, dict[str, int]]:
         """The arrival, with its item made ready to wait in the pool, and its cost."""
         try:
             if arrival.item is None and arrival.index is not None:
                 return arrival, self._named(self.source.measure(arrival.index))
-            item = self._row(arrival.item)
+            item = self._row(arrival.item, arrival.name)
             if isinstance(item, MessageTree):
-                self._check(item)
+                item = self._finish(item, arrival.name)
                 cost = item.cost
             else:
                 cost = dict(self._family(item).measure(item))
@@ -93,7 +99,9 @@ class Examples:
         return replace(arrival, item=item), self._named(cost)
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
-        return {name: cost[name] for name in self.budgets if name in cost}
+        # A state is JSON, which knows no number of numpy.
+        plain = {name: cost[name] for name in self.budgets if name in cost}
+        return {n: c.item() if isinstance(c, np.generic) else c for n, c in plain.items()}
 
     def load(self, arrival: Arrival, cost: Mapping[str, int]) -> MessageTree:
         """The tree of a selected example; its real cost is what was measured, or an error."""
@@ -102,25 +110,32 @@ class Examples:
         except Exception as error:
             raise failed("loading", arrival.name, error) from error
         self._check_cost(arrival, tree, cost)
-        if tree.key is None:
-            tree = tree.with_key(arrival.name)
-        return self.transform(tree) if self.transform else tree
+        return tree
 
     def _tree(self, arrival: Arrival) -> MessageTree:
         item = arrival.item
-        if item is None:
-            item = self._row(load_example(self.source, arrival.index))
-        elif isinstance(item, MessageTree):
+        if isinstance(item, MessageTree):
+            # It waited in the pool as it goes into the row.
             return item
+        if item is None:
+            item = self._row(load_example(self.source, arrival.index), arrival.name)
         tree = item if isinstance(item, MessageTree) else self._family(item).load(item)
-        self._check(tree)
-        return tree
+        return self._finish(tree, arrival.name)
 
-    def _check(self, tree: MessageTree) -> None:
-        if tree.image_runs is None and len(tree.tokens):
-            return
-        # Alone, so that an error falls on this example and not on those it shares a row with.
-        Row([tree]).mask(self.family.bidirectional if self.family else "none")
+    def _finish(self, tree: MessageTree, name: Any) -> MessageTree:
+        """The tree as it goes into a row: with a key, transformed, and known to be sound."""
+        if tree.key is None:
+            tree = tree.with_key(name)
+        if self.transform is not None:
+            tree = self.transform(tree)
+            if not isinstance(tree, MessageTree):
+                raise DatasetError(
+                    f"transform gave a {type(tree).__name__}; it must return a MessageTree"
+                )
+        if tree.image_runs is not None or not len(tree.tokens):
+            # Alone, so that an error falls on this example and not on those it shares a row with.
+            Row([tree]).mask(self.bidirectional)
+        return tree
 
     def _check_cost(self, arrival: Arrival, tree: MessageTree, cost: Mapping[str, int]) -> None:
         real = tree.cost
@@ -135,11 +150,11 @@ class Examples:
                     real,
                 )
 
-    def _row(self, item: Any) -> Any:
+    def _row(self, item: Any, name: Any) -> Any:
         if isinstance(item, Mapping):
-            from treepack.conversations import group_conversations
+            from treepack.conversations import read_row
 
-            return group_conversations([item])[0]
+            return read_row(item, f"row {name}")
         return item
 
     def _family(self, item: Any) -> Family:
@@ -207,13 +222,26 @@ def find_start(source: Any) -> tuple[str | None, Any]:
     reason = None if is_map_style(source) else _obstacle(source)
     if reason is not None or is_map_style(source):
         return reason, None
+    kind = type(source).__name__
     try:
-        return None, copy.deepcopy(source.state_dict())
+        start = copy.deepcopy(source.state_dict())
     except Exception as error:
+        return f"state_dict() of {kind} failed before its first item: {error}", None
+    if not _is_json(start):
         return (
-            f"state_dict() of {type(source).__name__} failed before its first item: {error}",
+            f"state_dict() of {kind} is not JSON-safe: {str(start)[:80]}; it may hold dicts with "
+            "strings as keys, lists, strings, Python's own numbers, booleans and None",
             None,
         )
+    return None, start
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _obstacle(source: Any) -> str | None:

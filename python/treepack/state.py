@@ -8,6 +8,7 @@ Each shard is one `ShardState`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -84,21 +85,24 @@ def check_state(state: Any, fingerprint: Mapping[str, Any], virtual_shards: int 
         StateError: another version, another stream, or nothing that `make_state` wrote.
     """
     check_layout(state)
-    theirs = state["fingerprint"]
-    names = [
-        name for name in {**theirs, **fingerprint} if theirs.get(name) != fingerprint.get(name)
-    ]
-    if names:
-        raise StateError(
-            "the state belongs to another stream: "
-            + "; ".join(f"{n} was {theirs.get(n)!r} and is {fingerprint.get(n)!r}" for n in names)
-        )
+    check_fingerprint(state["fingerprint"], fingerprint)
     saved = state["virtual_shards"]
     if saved and virtual_shards and saved != virtual_shards:
         raise StateError(
             f"the state has {saved} virtual shards and the dataset {virtual_shards}; pass "
             f"virtual_shards={saved}, or None to take what the state has"
         )
+
+
+def check_fingerprint(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse a state of another stream."""
+    if theirs == ours:
+        return
+    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    raise StateError(
+        "the state belongs to another stream: "
+        + "; ".join(f"{n} was {theirs.get(n)!r} and is {ours.get(n)!r}" for n in names)
+    )
 
 
 def check_layout(state: Any) -> None:
@@ -202,40 +206,51 @@ class Consumed:
     """Collects what happened to the batches that were consumed, whichever worker made them.
 
     Args:
-        base: the state in which the stream began, or ``None``.
+        start: the state in which the stream began.
         rank: of the data-parallel group.
         world: size of that group.
     """
 
-    def __init__(self, base: Mapping[str, Any] | None, rank: int, world: int) -> None:
+    def __init__(self, start: Mapping[str, Any], rank: int, world: int) -> None:
+        self.start = start
         self.rank = rank
         self.world = world
-        self.latest: Mapping[str, Any] = base or {}
-        self.shards = {s[0]: s for s in base["shards"]} if base else {}
+        self.number: Any = None
+        self.latest: Mapping[str, Any] | None = None
+        self.shards = {s[0]: s for s in start["shards"]}
 
     def add(self, state: Mapping[str, Any]) -> None:
-        """Count a batch as consumed, given the state that travelled with it."""
+        """Count a batch as consumed, given the state that travelled with it.
+
+        One that was counted before changes nothing.
+        """
+        check_fingerprint(state["fingerprint"], self.start["fingerprint"])
         check_scope(state, self.rank, self.world)
-        known = self.shards
-        if all(s[0] in known and s[1] <= known[s[0]][1] for s in state["shards"]):
-            # Every batch moves its shard on; one that does not is the first of a new pass.
-            known.clear()
-        known.update((s[0], s) for s in state["shards"])
+        number = state.get("pass")
+        if self.latest is not None and number != self.number:
+            # Another pass over the data, from its start.
+            self.shards.clear()
+        self.number = number
+        if all(s[0] in self.shards and s[1] <= self.shards[s[0]][1] for s in state["shards"]):
+            return
+        self.shards.update((s[0], s) for s in state["shards"])
         self.latest = state
 
     def state(self) -> dict[str, Any]:
         """The state of the rank after these batches."""
+        if self.latest is None:
+            return copy.deepcopy(dict(self.start))
         total = self.latest["virtual_shards"]
-        ownership = Ownership(self.world, self.rank, self._offset(total), total)
+        ownership = Ownership(self.world, self.rank, self._offset(self.latest, total), total)
         shards = [self.shards[shard] for shard in sorted(self.shards)]
         return make_state(self.latest["fingerprint"], ownership, shards)
 
-    def _offset(self, total: int) -> int:
+    def _offset(self, latest: Mapping[str, Any], total: int) -> int:
         """What makes the worker whose turn it is the first one, and its next shard the first.
 
         A loader asks its workers in turns and leaves out those that have ended.
         """
-        owners, owner, offset = self.latest["scope"]
+        owners, owner, offset = latest["scope"]
         for step in range(1, owners // self.world + 1):
             worker = Ownership(owners, (owner + step * self.world) % owners, offset, total)
             shard = next_shard(worker.shards, self.shards)
@@ -279,8 +294,9 @@ def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for entry in (entry for state in states for entry in state["shards"]):
         if entry[0] not in shards or entry[1] > shards[entry[0]][1]:
             shards[entry[0]] = entry
-    # Ranks in step agree on what comes next.
-    ownership = Ownership(1, 0, states[0]["scope"][2], total)
+    # Ranks in step agree on what comes next; one that has not moved has the state of all.
+    offset = max((state["scope"][0], state["scope"][2]) for state in states)[1]
+    ownership = Ownership(1, 0, offset, total)
     return make_state(states[0]["fingerprint"], ownership, (shards[s] for s in sorted(shards)))
 
 
@@ -291,7 +307,9 @@ def _check_alike(states: list[Mapping[str, Any]]) -> None:
     for state in states:
         check_state(state, first["fingerprint"], first["virtual_shards"])
     scopes = [state["scope"] for state in states]
-    owners = scopes[0][0]
+    owners = max(count for count, _, _ in scopes)
+    if any(count == 1 for count, _, _ in scopes):
+        return
     covered = {(owner + offset) % owners for count, owner, offset in scopes if count == owners}
     if len(covered) < owners:
         raise StateError(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import get_worker_info
 
 from treepack.batch import PackedBatch, collate
-from treepack.errors import DatasetError, TreepackError
+from treepack.errors import BatchError, DatasetError, TreepackError
 from treepack.feeds import make_feeds
-from treepack.shards import VirtualShard, place_of
-from treepack.sources import Examples
+from treepack.shards import FATAL, VirtualShard, place_of
+from treepack.sources import Examples, is_map_style
 from treepack.state import Ownership, ShardState, make_state, next_shard, own
 
 if TYPE_CHECKING:
@@ -22,19 +22,31 @@ if TYPE_CHECKING:
 class PackStream:
     """The packs of the virtual shards of one worker, in turns.
 
-    An error leaves the stream usable: the next call goes on without the example that failed.
+    An error leaves the stream usable: the next call goes on without the example that failed. So
+    does an interrupt, with nothing lost of what it interrupted.
 
     Args:
         dataset: says what is packed, and how.
         state: where to go on, or ``None`` to begin.
+        number: of the pass, where workers make it; it travels with each batch.
     """
 
-    def __init__(self, dataset: PackedDataset, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        state: Mapping[str, Any] | None = None,
+        number: list[int] | None = None,
+    ) -> None:
         self.dataset = dataset
+        self.number = number
         self.ownership = _own(dataset, state)
         saved = {s[0]: ShardState(*s) for s in state["shards"]} if state else {}
         examples = Examples(
-            dataset.source, dataset.family, tuple(dataset.budgets), dataset.transform
+            dataset.source,
+            dataset.family,
+            tuple(dataset.budgets),
+            dataset.transform,
+            dataset.bidirectional,
         )
         feeds = make_feeds(
             dataset.source,
@@ -55,26 +67,57 @@ class PackStream:
         self._live = list(self._shards)
         self._fingerprint = dataset.fingerprint()
         self._states: dict[int, ShardState] = {}
+        self._before: dict[int, ShardState] = {}
+        self._is_interrupted = self._is_retired = False
 
     def __iter__(self) -> PackStream:
         return self
 
     def __next__(self) -> PackedBatch:
+        if self._is_retired:
+            raise DatasetError(
+                f"another iteration over this {type(self.dataset.source).__name__} has begun, and "
+                "an iterable is read by one at a time; make a dataset for each"
+            )
+        if self._is_interrupted and self.dataset.obstacle is None:
+            self.__init__(self.dataset, self.state_dict(), self.number)  # type: ignore[misc]
+        try:
+            return self._next_batch()
+        except Exception:
+            raise
+        except BaseException:
+            self._is_interrupted = True
+            self._states.update(self._before)
+            raise
+
+    def retire(self) -> None:
+        """Another stream of the same dataset begins; only what is read by index bears two."""
+        self._is_retired = not is_map_style(self.dataset.source)
+
+    def _next_batch(self) -> PackedBatch:
         while self._live:
             # Those that have not ended differ by at most one pack, so this is taking turns.
             shard = min(self._live, key=lambda live: (live.packs, live.index))
-            self._states.pop(shard.index, None)
+            if self.dataset.obstacle is None:
+                state = self._states.pop(shard.index) if shard.index in self._states else None
+                self._before = {shard.index: state or shard.state()}
             trees = shard.next_pack()
             if trees is None:
                 self._live.remove(shard)
                 continue
             try:
-                return self._collate(trees, shard)
-            except TreepackError as error:
+                batch = self._collate(trees, shard)
+            except FATAL:
+                raise
+            except Exception as error:
+                told = _of_row(error, [tree.key for tree in trees])
                 if not self.dataset.policy.skips:
-                    names = [tree.key for tree in trees]
-                    raise type(error)(f"{error} (in the row of {names})") from error
-                shard.skipped += len(trees)
+                    raise told from error
+                shard.skip(told, shard.leaving, len(trees))
+                self._states.pop(shard.index, None)
+            else:
+                shard.leaving.end()
+                return batch
         raise StopIteration
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,11 +145,21 @@ class PackStream:
             trees,
             family=self.dataset.family,
             total=total,
+            bidirectional=self.dataset.bidirectional,
             budgets=self.dataset.budgets,
+            windows=self.dataset.windows,
             state=self.state_dict() if self.dataset.obstacle is None else None,
         )
+        if self.number is not None and batch["treepack"].state is not None:
+            batch["treepack"].state["pass"] = self.number
         batch["treepack"].stats.update(shard.stats())
         return batch
+
+
+def _of_row(error: Exception, names: list[Any]) -> TreepackError:
+    if isinstance(error, TreepackError):
+        return type(error)(f"{error} (in the row of {names})")
+    return BatchError(f"collating failed: {type(error).__name__}: {error} (in the row of {names})")
 
 
 def _own(dataset: PackedDataset, state: Mapping[str, Any] | None) -> Ownership:

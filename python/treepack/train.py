@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from treepack.batch import PackedBatch
-from treepack.errors import DatasetError
+from treepack.errors import DatasetError, StateError
 from treepack.state import merge
 
 __all__ = ["gather_state", "steps"]
@@ -44,7 +44,7 @@ def steps(
         accumulate: micro-batches of a step.
         end: when ranks run out of packs: ``"stop"`` all at the last step that everybody fills, or
             ``"fill"`` the missing places with a repeated pack whose weights are 0, so that every
-            example counts once. Fill needs at least one pack on each rank.
+            example counts once. A rank without any pack gets one from another.
         group: process group of the data-parallel ranks, by default all; a gloo group spares the
             GPU a synchronisation.
 
@@ -52,8 +52,8 @@ def steps(
         ``accumulate`` packs and the sum of ``loss_weights`` over the step, of all ranks.
 
     Raises:
-        DatasetError: a step without any weight, a rank without any pack to fill with, or another
-            rank's loader failed; every rank raises, and none hangs.
+        DatasetError: a step without any weight, or another rank's loader failed; every rank
+            raises, and none hangs.
 
     Example:
         >>> import treepack as tp
@@ -67,20 +67,21 @@ def steps(
             f"accumulate must be positive and end 'stop' or 'fill', got {accumulate} and {end!r}"
         )
     world = dist.get_world_size(group) if _is_distributed() else 1
-    stream, filler = iter(loader), None
+    stream, filler = None, None
     while True:
-        packs, failure = _take(stream, accumulate)
+        stream, packs, failure = _take(loader, stream, accumulate)
         filler = packs[-1] if packs else filler
         total = _agree(_offer(packs, accumulate, filler, failure), group)
         if failure is not None:
             raise failure
-        _check_ranks(total, end)
+        _check_ranks(total)
         if total.packs == 0 or (end == "stop" and total.is_full < world):
             return
         _check_weight(total)
+        if total.is_empty:
+            filler = _share(filler, group)
         _mark_consumed(loader, packs)
-        # Without a filler on every rank the check has raised.
-        packs += [_weightless(filler or {})] * (accumulate - len(packs))
+        packs += [_weightless(pack) for pack in [filler] * (accumulate - len(packs)) if pack]
         yield packs, total.weight
 
 
@@ -94,22 +95,54 @@ def gather_state(dataset: Any, group: Any = None) -> dict[str, Any]:
     Returns:
         ``treepack.state.merge`` of the states, on every rank.
     """
-    state = dataset.state_dict()
     if not _is_distributed():
-        return merge([state])
+        return merge([dataset.state_dict()])
+    state, failure = None, None
+    try:
+        state = dataset.state_dict()
+    except Exception as error:
+        failure = error
     states: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(states, state, group=group)
+    if failure is not None:
+        raise failure
+    missing = [rank for rank, state in enumerate(states) if state is None]
+    if missing:
+        raise StateError(f"ranks {missing} could not give their state; their errors say why")
     return merge(states)
 
 
 def _take(
-    stream: Iterator[PackedBatch], accumulate: int
-) -> tuple[list[PackedBatch], Exception | None]:
+    loader: Any, stream: Iterator[PackedBatch] | None, accumulate: int
+) -> tuple[Iterator[PackedBatch] | None, list[PackedBatch], Exception | None]:
     """The next packs, or why there are none: the other ranks must hear of it first."""
     try:
-        return list(islice(stream, accumulate)), None
+        stream = _begin(loader) if stream is None else stream
+        return stream, list(islice(stream, accumulate)), None
     except Exception as error:
-        return [], error
+        return stream, [], error
+
+
+def _begin(loader: Any) -> Iterator[PackedBatch]:
+    """Iterate, and count what is consumed from there; loaders fetch ahead."""
+    dataset = getattr(loader, "dataset", loader)
+    counts = hasattr(dataset, "count_from") and dataset.obstacle is None
+    start = dataset.next_start() if counts else None
+    stream: Iterator[PackedBatch] = iter(loader)
+    if counts:
+        dataset.count_from(start)
+    return stream
+
+
+def _share(filler: PackedBatch | None, group: Any) -> PackedBatch | None:
+    """A pack for the ranks that have none, from the first that has one."""
+    has: list[bool] = [False] * dist.get_world_size(group)
+    dist.all_gather_object(has, filler is not None, group=group)
+    source = has.index(True)
+    giver = source if group is None else dist.get_global_rank(group, source)
+    offered = [filler]
+    dist.broadcast_object_list(offered, src=giver, group=group)
+    return filler if filler is not None else offered[0]
 
 
 def _offer(
@@ -130,15 +163,10 @@ def _agree(offer: Agreement, group: Any) -> Agreement:
     return Agreement(*total.tolist())
 
 
-def _check_ranks(total: Agreement, end: str) -> None:
+def _check_ranks(total: Agreement) -> None:
     if total.has_failed:
         raise DatasetError(
             f"the loaders of {total.has_failed:.0f} other ranks failed; their errors say why"
-        )
-    if total.packs and total.is_empty and end == "fill":
-        raise DatasetError(
-            f"{total.is_empty:.0f} ranks have no pack at all and cannot fill a step; use fewer "
-            "ranks, more data or end='stop'"
         )
 
 

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from treepack.errors import TreeError
+from treepack.errors import CostError, TreeError
 
 IGNORE = -100
 """The label of a token that is not trained on."""
 
 ROOT_ONLY = ("key", "image_runs", "media", "root_positions", "costs")
+
+ROW_NAMES = frozenset(
+    (
+        "attention_mask",
+        "input_ids",
+        "labels",
+        "logits_to_keep",
+        "loss_weights",
+        "position_ids",
+        "shift_labels",
+        "treepack",
+        "use_cache",
+    )
+)
+"""Arguments of a model that the row itself gives, or must not give."""
+
+MOST_FLOAT32 = float(np.finfo(np.float32).max)
+MOST_INT64 = (1 << 63) - 1
 
 IntArray = npt.NDArray[np.int64]
 
@@ -26,25 +44,29 @@ class MessageTree:
     are invisible to each other. Plain text is a tree of one node.
 
     Args:
-        tokens: int ``[n]``, token ids. A root has at least one; other nodes may be empty.
+        tokens: int ``[n]``, token ids of 0 or more. A root has at least one; other nodes may be
+            empty.
         labels: int ``[n]``, not shifted: ``labels[j]`` is what token ``j`` should have been, or
             -100 for no loss. The first label of a node is predicted by the last token of its
             nearest ancestor that has tokens; a root's first label has no predictor and is ignored.
             ``None`` means no loss in this node.
-        weight: loss weight of the labels, one number or float ``[n]``.
+        weight: loss weight of the labels, one number or float ``[n]``, finite in float32.
         end_target: token id that the node's last token should predict (an end-of-sequence token
             that never enters the row), or ``None``. It takes the weight of the last token.
         children: the nodes that go on from this one.
         key: name of the example in errors, packs and statistics (root only).
         image_runs: int ``[R, 3]``, rows ``(start, end, image)``: which stretches of the root's
-            tokens are image tokens, and of which image (root only).
-        media: arrays that the model takes beside the tokens, such as ``pixel_values`` (root only).
+            tokens are image tokens, and of which image; in order, none empty (root only).
+        media: arrays that the model takes beside the tokens, such as ``pixel_values``; their first
+            axis is the one on which those of a row are joined (root only).
         root_positions: int ``[A, n]``, position ids of the root's tokens on ``A`` axes; ``None``
             counts from 0 (root only).
-        costs: costs of the tree beside ``tokens``, such as ``{"crops": 12}`` (root only).
+        costs: costs of the tree beside ``tokens``, integers such as ``{"crops": 12}`` (root only).
 
     Raises:
-        TreeError: arrays of the wrong type or length, or root-only arguments inside a tree.
+        TreeError: arrays of the wrong type or length, ids, labels, weights or image runs that
+            cannot be, media under a name of the row's own, or root-only arguments inside a tree.
+        CostError: a cost that is no integer of 0 or more, or one of tokens, which are counted.
 
     Example:
         >>> import treepack as tp
@@ -73,7 +95,7 @@ class MessageTree:
         labels: npt.ArrayLike | None = None,
         weight: float | npt.ArrayLike = 1.0,
         end_target: int | None = None,
-        children: Sequence[MessageTree] = (),
+        children: Iterable[MessageTree] | None = (),
         *,
         key: Any = None,
         image_runs: npt.ArrayLike | None = None,
@@ -82,24 +104,20 @@ class MessageTree:
         costs: Mapping[str, int] | None = None,
     ) -> None:
         self.key = key
-        self.tokens = _ints("tokens", tokens, (None,), key)
+        self.tokens = _ids("tokens", tokens, ("n",), key)
         n = len(self.tokens)
-        self.labels = None if labels is None else _ints("labels", labels, (n,), key)
+        self.labels = None if labels is None else _ids("labels", labels, (n,), key)
         self.weight = _weight(weight, n, key)
         self.end_target = None if end_target is None else _token("end_target", end_target, key)
-        self.children = tuple(children)
-        self.image_runs = (
-            None if image_runs is None else _ints("image_runs", image_runs, (None, 3), key)
-        )
-        self.media = None if media is None else dict(media)
+        self.children = _children(children, key)
+        self.image_runs = None if image_runs is None else _runs(image_runs, n, key)
+        self.media = None if media is None else _media(media, key)
         self.root_positions = (
             None
             if root_positions is None
-            else _ints("root_positions", root_positions, (None, n), key)
+            else _ints("root_positions", root_positions, ("A", n), key)
         )
-        self.costs = None if costs is None else dict(costs)
-        for child in self.children:
-            _check_child(child, key)
+        self.costs = None if costs is None else _costs(costs, key)
 
     def with_key(self, key: Any) -> MessageTree:
         """The same tree under another name; arrays are shared."""
@@ -152,8 +170,26 @@ def example_name(key: Any) -> str:
     return "a tree" if key is None else f"example {key!r}"
 
 
-def _ints(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...], key: Any) -> IntArray:
-    array = np.asarray(value)
+def _ids(name: str, value: npt.ArrayLike, shape: tuple[int | str], key: Any) -> IntArray:
+    ids = _ints(name, value, shape, key)
+    if not len(ids):
+        return ids
+    ignored = IGNORE if name == "labels" else 0
+    # Read as unsigned, what is negative comes after the rest and -1 last: if any number is below 0
+    # and not the ignored one, then the least or the last is. (argmin is several times faster than
+    # min, and trees are made in the loop that feeds the model.)
+    for place in (ids.argmin(), ids.view(np.uint64).argmax()):
+        seen = ids.item(place)
+        if seen < 0 and seen != ignored:
+            raise TreeError(
+                f"{example_name(key)}: {name}[{place}] is {seen}; a token id is 0 or more"
+                + (f", and a label without loss is {IGNORE}" if ignored else "")
+            )
+    return ids
+
+
+def _ints(name: str, value: npt.ArrayLike, shape: tuple[int | str, ...], key: Any) -> IntArray:
+    array = _array(name, value, key)
     if array.size == 0 and not isinstance(value, np.ndarray):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -161,33 +197,76 @@ def _ints(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...], key: A
             f"{example_name(key)}: {name} must be integers, got {array.dtype}; convert them first"
         )
     fits = array.ndim == len(shape) and all(
-        want is None or want == got for want, got in zip(shape, array.shape, strict=True)
+        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
     )
     if not fits:
-        wanted = tuple("any" if want is None else want for want in shape)
         raise TreeError(
-            f"{example_name(key)}: {name} has shape {array.shape}, expected {wanted}"
+            f"{example_name(key)}: {name} has shape {_shape(array.shape)}, expected {_shape(shape)}"
             + ("; one entry for each token" if name in ("labels", "root_positions") else "")
+        )
+    if array.dtype == np.uint64 and array.size and array.max() > MOST_INT64:
+        raise TreeError(
+            f"{example_name(key)}: {name} holds {array.max()}, more than int64 can; give int64"
         )
     return array.astype(np.int64)
 
 
+def _array(name: str, value: npt.ArrayLike, key: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        # Ragged lists, tensors with gradients or on a GPU: each has an error of its own.
+        raise TreeError(
+            f"{example_name(key)}: {name} cannot be read as an array: {error}"
+        ) from error
+
+
+def _shape(sizes: tuple[int | str, ...]) -> str:
+    return f"[{', '.join(map(str, sizes))}]"
+
+
 def _weight(value: float | npt.ArrayLike, n: int, key: Any) -> float | npt.NDArray[np.float32]:
-    array = np.asarray(value)
+    if type(value) is float and 0 <= value <= MOST_FLOAT32:
+        return value
+    array = _array("weight", value, key)
     if array.dtype.kind not in "fiu" or array.shape not in ((), (n,)):
         raise TreeError(
             f"{example_name(key)}: weight must be one number or one for each of {n} tokens, "
-            f"got {array.dtype} of shape {array.shape}"
+            f"got {array.dtype} of shape {_shape(array.shape)}"
         )
-    if not np.isfinite(array).all() or (array < 0).any():
-        raise TreeError(f"{example_name(key)}: weight must be finite and not negative, got {array}")
+    for place in (array.argmin(), array.argmax()) if array.size else ():
+        # NaN counts as the least and as the most.
+        seen = array.item(place)
+        if not 0 <= seen <= MOST_FLOAT32:
+            where = f"weight[{place}]" if array.ndim else "weight"
+            raise TreeError(
+                f"{example_name(key)}: {where} is {seen}; it must be finite in float32 and not "
+                "negative"
+            )
     return float(array) if array.ndim == 0 else array.astype(np.float32)
 
 
 def _token(name: str, value: Any, key: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+    if not _is_integer(value) or not 0 <= value <= MOST_INT64:
         raise TreeError(f"{example_name(key)}: {name} must be a token id, got {value!r}")
     return int(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _children(value: Iterable[MessageTree] | None, key: Any) -> tuple[MessageTree, ...]:
+    try:
+        children = () if value is None else tuple(value)
+    except TypeError as error:
+        raise TreeError(
+            f"{example_name(key)}: children is a {type(value).__name__}, not a list of "
+            "MessageTree; a single one goes into a list: children=[child]"
+        ) from error
+    for child in children:
+        _check_child(child, key)
+    return children
 
 
 def _check_child(child: Any, key: Any) -> None:
@@ -201,3 +280,59 @@ def _check_child(child: Any, key: Any) -> None:
             f"{example_name(key)}: {', '.join(given)} inside the tree; only its root carries them, "
             "so move them to the root (an image inside a branch cannot be packed)"
         )
+
+
+def _runs(value: npt.ArrayLike, n: int, key: Any) -> IntArray | None:
+    array = _array("image_runs", value, key)
+    if not array.size:
+        return None
+    runs = _ints("image_runs", array, ("n", 3), key)
+    previous = 0
+    for run, (start, end, _) in enumerate(runs.tolist()):
+        if not previous <= start < end <= n:
+            raise TreeError(
+                f"{example_name(key)}: image run {run} is [{start}, {end}); it must hold tokens of "
+                f"[{previous}, {n}), after the run before it and inside the node"
+            )
+        previous = end
+    return runs
+
+
+def _media(value: Mapping[str, npt.NDArray[Any]], key: Any) -> dict[str, npt.NDArray[Any]]:
+    media = _dict("media", value, key)
+    for name, array in media.items():
+        if name in ROW_NAMES:
+            raise TreeError(
+                f"{example_name(key)}: media {name!r} would take the place of the row's own "
+                f"{name}; give it another name"
+            )
+        if not getattr(array, "ndim", 0):
+            raise TreeError(
+                f"{example_name(key)}: media {name!r} must be an array of one axis or more, "
+                f"got {type(array).__name__}"
+            )
+    return media
+
+
+def _costs(value: Mapping[str, int], key: Any) -> dict[str, int]:
+    costs = _dict("costs", value, key)
+    for name, cost in costs.items():
+        if name == "tokens":
+            raise CostError(
+                f"{example_name(key)}: costs has 'tokens', which are counted; leave them out"
+            )
+        if not _is_integer(cost) or cost < 0:
+            raise CostError(
+                f"{example_name(key)}: cost {name!r} is {cost!r}; it must be an integer of 0 or "
+                "more, so count in whole units"
+            )
+        costs[name] = int(cost)
+    return costs
+
+
+def _dict(name: str, value: Any, key: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TreeError(
+            f"{example_name(key)}: {name} must be a dict by name, got {type(value).__name__}"
+        )
+    return dict(value)

@@ -6,7 +6,9 @@ import pytest
 import torch
 import transformers as hf
 import treepack as tp
+from support import cases
 from text_rows import paths
+from torch._dynamo.testing import CompileCounterWithBackend
 
 SIZES = {
     "vocab_size": 60,
@@ -29,6 +31,14 @@ def gemma3():
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
     config = hf.Gemma3TextConfig(**SIZES, sliding_window=WINDOW, layer_types=kinds)
     return hf.Gemma3ForCausalLM(config)
+
+
+def gemma2():
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    config = hf.Gemma2Config(
+        **SIZES, sliding_window=WINDOW, layer_types=kinds, attn_logit_softcapping=1.5
+    )
+    return hf.Gemma2ForCausalLM(config)
 
 
 def randomised(model):
@@ -96,3 +106,40 @@ def test_gemma3_sees_ahead_within_an_image_and_only_there():
     row = run(model, ids, position_ids=torch.from_numpy(mask.positions()), treepack=mask)
     for path, logits in zip(paths(mask), alone, strict=True):
         torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("build", [mistral, gemma2, gemma3])
+def test_each_path_is_as_if_alone_in_flex_attention(build):
+    """Forward alone: it has no backward on a CPU. Gemma 2 caps its scores, which is seen here.
+
+    The eager attention of transformers takes its softmax in float32.
+    """
+    model = randomised(build())
+    mask = tp.TreeMask.from_nodes(*TREE, total=50)
+    ids = torch.randint(0, 60, (1, mask.total))
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        alone = [run(model, ids[:, path]) for path in paths(mask)]
+        tp.hf.prepare(model, backend="flex")
+        row = run(model, ids, position_ids=torch.from_numpy(mask.positions()), treepack=mask)
+    for path, logits in zip(paths(mask), alone, strict=True):
+        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-5)
+
+
+def test_one_graph_serves_windows_that_were_planned_before():
+    torch._dynamo.reset()
+    model = tp.hf.prepare(randomised(gemma3()))
+    counter = CompileCounterWithBackend("aot_eager")
+    graph, graphs = torch.compile(model, fullgraph=True, backend=counter), []
+    for rng in cases(4, "compiled windows"):
+        lengths = rng.integers(8, 14, 3)
+        children = [tp.MessageTree(rng.integers(0, 60, n)) for n in lengths[1:]]
+        tree = tp.MessageTree(rng.integers(0, 60, lengths[0]), children=children)
+        batch = tp.collate([tree], total=50, windows=tp.hf.windows(model))
+        inputs = {name: batch[name] for name in ("input_ids", "position_ids", "treepack")}
+        torch.testing.assert_close(graph(**inputs).logits, model(**inputs).logits)
+        graphs.append(counter.frame_count)
+    # The first row may take two: a number in Gemma's embedding makes the compiler start again.
+    assert len(set(graphs)) == 1
+    torch._dynamo.reset()

@@ -151,7 +151,8 @@ def test_a_loader_that_accelerate_prepared_is_refused():
     prepared = data_loader.prepare_data_loader(
         loader, num_processes=2, process_index=1, dispatch_batches=False
     )
-    for twice in (sharded, prepared):
+    sliced = data_loader.prepare_data_loader(loader, num_processes=1, put_on_device=True)
+    for twice in (sharded, prepared, sliced):
         with pytest.raises(errors.DatasetError, match=r"accelerate.prepare"):
             next(iter(twice))
     alone = data_loader.prepare_data_loader(loader, num_processes=1, dispatch_batches=False)

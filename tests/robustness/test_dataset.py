@@ -133,6 +133,10 @@ def test_what_is_no_source_is_refused(source, says):
         ({"pool_size": 0}, errors.BudgetError, "pool_size is 0"),
         ({"virtual_shards": 0}, errors.DatasetError, "virtual_shards"),
         ({"shard": (2, 2)}, errors.DatasetError, r"\(2, 2\)"),
+        ({"shard": 3}, errors.DatasetError, "rank, world.*3"),
+        ({"seed": 1.5}, errors.DatasetError, "1.5"),
+        ({"seed": None}, errors.DatasetError, "None"),
+        ({"costs": np.ones((1, 2))}, errors.DatasetError, "ndarray.*from_numpy"),
         ({"seed": -1}, errors.DatasetError, "seed"),
         ({"epochs": 0}, errors.DatasetError, "epochs"),
         ({"on_error": "ignore"}, errors.DatasetError, "ignore"),
@@ -143,6 +147,12 @@ def test_what_is_no_source_is_refused(source, says):
 def test_settings_that_cannot_work_are_refused_at_once(options, error, says):
     with pytest.raises(error, match=says):
         tp.PackedDataset([good(1)], **{"budgets": BUDGETS, **options})
+
+
+@pytest.mark.parametrize("epochs", [2, None])
+def test_an_iterable_has_no_epochs(epochs):
+    with pytest.raises(errors.DatasetError, match=f"epochs={epochs} of Stream.*one pass"):
+        tp.PackedDataset(Stream(), budgets=BUDGETS, epochs=epochs)
 
 
 def test_ranks_that_do_not_divide_the_shards_are_told_what_would():
@@ -182,3 +192,123 @@ def test_inputs_are_never_modified():
     assert tokens.tolist() == labels.tolist() == [1, 2, 3, 4, 5]
     assert (pixels == 1).all()
     assert tree.key is None
+
+
+def trees(n=40):
+    return [tp.MessageTree([1] * (1 + i % 5), key=i, costs={"crops": 0}) for i in range(n)]
+
+
+def longer(tree):
+    return tp.MessageTree([7] * (2 * tree.n_tokens), key=tree.key, costs={"crops": 1})
+
+
+class Stream:
+    """The same, to be read from the start."""
+
+    def __iter__(self):
+        return iter(trees())
+
+
+class Measured:
+    """Trees whose cost is known before a transform changes it."""
+
+    def __init__(self, cost):
+        self.cost = cost
+
+    def __len__(self):
+        return 40
+
+    def measure(self, index):
+        return {"tokens": self.cost(1 + index % 5), "crops": 1}
+
+    def __getitem__(self, index):
+        return trees()[index]
+
+
+@pytest.mark.parametrize("options", [{}, {"on_wrong_cost": "requeue"}])
+@pytest.mark.parametrize(
+    "source", [trees(), Stream(), Measured(lambda n: 2 * n), Measured(lambda n: n)]
+)
+def test_what_a_transform_makes_of_an_example_is_what_it_costs(source, options):
+    dataset = tp.PackedDataset(
+        source, budgets=BUDGETS, transform=longer, pool_size=8, on_error="skip", **options
+    )
+    rows = list(dataset)
+    for row in rows:
+        assert row["input_ids"].shape[1] <= BUDGETS["tokens"]
+        assert (row["input_ids"] == 7).all()
+    keys = sorted(key for row in rows for key in row["treepack"].keys)
+    is_wrong = isinstance(source, Measured) and source.measure(0)["tokens"] == 1
+    assert keys == ([] if is_wrong and not options else list(range(40)))
+
+
+@pytest.mark.parametrize(
+    ("transform", "says"), [(lambda tree: None, "NoneType"), (lambda tree: {}["x"], "KeyError")]
+)
+@pytest.mark.parametrize("source", [trees(3), Measured(lambda n: n)])
+def test_a_transform_that_fails_is_an_error_of_the_example(source, transform, says):
+    options = {"budgets": BUDGETS, "transform": transform, "shuffle": False}
+    with pytest.raises(errors.TreepackError, match=rf"(?s)example 0.*{says}"):
+        next(iter(tp.PackedDataset(source, **options)))
+    assert list(tp.PackedDataset(source, on_error="skip", **options)) == []
+
+
+class Endless:
+    """Nothing that could be packed: too large, not loadable, or rows that do not fit together."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        if kind in ("loading", "joining"):
+            self.measure = lambda index: {"tokens": 2, "crops": 0}
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        if self.kind == "oversize":
+            return tp.MessageTree([1] * 99, costs={"crops": 0})
+        if self.kind == "joining":
+            shape = (1, 2 + index)
+            return tp.MessageTree([1, 2], costs={"crops": 0}, media={"pixels": np.ones(shape)})
+        return {}["missing"]
+
+
+@pytest.mark.parametrize("kind", ["reading", "loading", "joining", "oversize"])
+def test_an_endless_stream_of_which_nothing_can_be_used_ends_with_an_error(kind):
+    dataset = tp.PackedDataset(
+        Endless(kind), budgets=BUDGETS, epochs=None, on_error="skip", oversize="drop", pool_size=4
+    )
+    with pytest.raises(errors.DatasetError, match=r"100\d examples .* no end"):
+        next(iter(dataset))
+
+
+def test_what_was_skipped_is_logged_the_more_rarely_the_more_there_is(caplog):
+    dataset = tp.PackedDataset(Poisoned(), budgets=BUDGETS, on_error="skip", shuffle=False)
+    list(dataset)
+    counts = [int(text.split(" skipped")[0].split("(")[-1]) for text in caplog.messages]
+    assert counts == [1, 2, 4, 8]
+    assert "'too long'" in caplog.messages[0]
+
+
+def test_images_see_both_ways_where_the_dataset_says_so():
+    source = [tp.MessageTree([1, 2, 3, 4], image_runs=[(0, 3, 0)])]
+    for mode in ("none", "image_tokens", "within_image"):
+        (row,) = tp.PackedDataset(source, budgets={"tokens": 9}, bidirectional=mode)
+        assert row["treepack"].mask.bidirectional == mode
+        assert row["treepack"].mask.visible(0, 2) == (mode != "none")
+
+
+def test_the_ranks_are_those_that_torchrun_will_make(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert tp.PackedDataset(trees(), budgets=BUDGETS).shard == (1, 3)
+    assert tp.PackedDataset(trees(), budgets=BUDGETS, shard=(0, 1)).shard == (0, 1)
+
+
+def test_batches_of_another_dataset_are_not_counted():
+    one, other = (tp.PackedDataset(trees(), budgets=BUDGETS, seed=seed) for seed in (1, 2))
+    batch = next(iter(other))
+    with pytest.raises(errors.StateError, match="seed was 2 and is 1"):
+        one.consumed(batch)
+    with pytest.raises(errors.StateError, match="no state"):
+        one.consumed({})

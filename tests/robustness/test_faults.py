@@ -63,7 +63,9 @@ def test_a_killed_worker_is_an_error_that_names_it_and_the_resume_is_exact():
 def test_an_interrupt_leaves_no_process_behind():
     code = textwrap.dedent(
         f"""
-        import sys
+        import signal, sys
+        # A job in the background of a shell is told to ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.path.insert(0, {str(TESTS)!r})
         from torch.utils.data import DataLoader
         from tree_sources import dataset
@@ -84,11 +86,15 @@ def test_an_interrupt_leaves_no_process_behind():
         text=True,
         start_new_session=True,
     ) as process:
-        pids = [int(pid) for pid in process.stdout.readline().split()]
-        assert len(pids) == 2
-        # As a terminal does it: to the whole group.
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=60) != 0
+        try:
+            pids = [int(pid) for pid in process.stdout.readline().split()]
+            assert len(pids) == 2
+            # As a terminal does it: to the whole group.
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(timeout=60) != 0
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert not left
 

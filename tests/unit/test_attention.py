@@ -78,11 +78,62 @@ def test_old_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Turing")
     cuda.check_device.cache_clear()
-    with pytest.raises(AttentionError, match=r"Turing.*\(7, 5\)"):
+    with pytest.raises(AttentionError, match=r"Turing.*\(7, 5\).*8\.0.*flex"):
         cuda.check(on_gpu())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cuda.check_device.cache_clear()
     cuda.check(on_gpu())
     cuda.check_device.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "needs"),
+    [("fa3", (8, 0), r"9\.x"), ("fa3", (10, 0), r"9\.x"), ("fa4", (8, 9), r"9\.x or 10\.x")],
+)
+def test_nothing_is_activated_that_has_no_kernels_for_the_gpu(
+    monkeypatch, backend, capability, needs
+):
+    cuda, asked = backends.load("cuda"), []
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", asked.append)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Other")
+    cuda.check_device.cache_clear()
+    with pytest.raises(AttentionError, match=rf"Other.*{needs}.*leave backend out"):
+        backends.load(backend).check(on_gpu())
+    cuda.check_device.cache_clear()
+    assert asked == []
+
+
+def test_fa4_wants_a_torch_that_knows_its_kernels(monkeypatch):
+    monkeypatch.setattr(backends.load("cuda"), "check_device", lambda *device: None)
+    monkeypatch.setattr(torch, "__version__", "2.11.1+cu130")
+    with pytest.raises(AttentionError, match=r"2\.15.*2\.11\.1"):
+        backends.load("fa4").check(on_gpu())
+
+
+def test_the_backward_runs_no_other_kernels_than_the_forward(mask, monkeypatch):
+    varlen.install(monkeypatch)
+    q, k, v = (x.requires_grad_() for x in rows())
+    out = tp.tree_attention(q, k, v, mask, backend="cuda").sum()
+    monkeypatch.setattr(backends.load("cuda"), "check", lambda q: implementations.require(None))
+    monkeypatch.setattr(implementations, "active", lambda: "FA3")
+    with pytest.raises(AttentionError, match="torch runs FA3"):
+        out.backward()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_autocast_does_not_reach_into_the_kernels(mask, backend):
+    tensors = [x.bfloat16() for x in rows()]
+    plain = tp.tree_attention(*tensors, mask, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tp.tree_attention(*tensors, mask, backend=backend), plain)
+
+
+def test_without_a_c_compiler_torch_merges(monkeypatch):
+    merge.merge_on.cache_clear()
+    monkeypatch.setattr(merge.shutil, "which", lambda name: None)
+    assert merge.merge_on("cuda") is merge.merge_
+    merge.merge_on.cache_clear()
 
 
 def test_a_torch_with_another_log_sum_exp_layout_is_refused(mask, monkeypatch):
@@ -100,16 +151,18 @@ def test_a_torch_with_another_log_sum_exp_layout_is_refused(mask, monkeypatch):
 
 @pytest.mark.parametrize(("name", "package"), implementations.PACKAGES.items())
 def test_a_flash_attention_that_is_not_installed_names_its_package(monkeypatch, name, package):
-    monkeypatch.setattr(backends.load("cuda"), "check_device", lambda device: None)
+    monkeypatch.setattr(torch, "__version__", "2.15.0")
+    monkeypatch.setattr(backends.load("cuda"), "check_device", lambda *device: None)
     with pytest.raises(AttentionError, match=rf"{name} needs the package {package}"):
         backends.load(name.lower()).check(on_gpu())
     assert implementations.active() is None
 
 
 def test_torch_runs_one_flash_attention_at_a_time(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.15.0")
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
     assert (backends.default(gpu), backends.default(cpu)) == ("cuda", "cpu")
-    monkeypatch.setattr(backends.load("cuda"), "check_device", lambda device: None)
+    monkeypatch.setattr(backends.load("cuda"), "check_device", lambda *device: None)
     monkeypatch.setattr(implementations, "active", lambda: "FA4")
     assert (backends.default(gpu), backends.default(cpu)) == ("fa4", "cpu")
     backends.load("fa4").check(on_gpu())
@@ -149,13 +202,6 @@ def test_windows_are_passed_only_where_needed(monkeypatch, backend, windows):
     q, k, v = (x.requires_grad_() for x in rows())
     tp.tree_attention(q, k, v, mask, backend=backend).sum().backward()
     assert given == windows | {(None, None)}
-
-
-def test_windows_of_fa4_want_a_later_torch(mask, monkeypatch):
-    varlen.install(monkeypatch)
-    monkeypatch.setattr(torch, "__version__", "2.11.1")
-    with pytest.raises(AttentionError, match=r"window of 3 tokens.*2\.11\.1"):
-        tp.tree_attention(*rows(), mask, window=3, backend="fa4")
 
 
 def test_every_carrier_of_the_mask_gives_the_same(mask):
@@ -269,7 +315,7 @@ def vision_tower():
         ({"is_causal": False}, ["not causal", "text_config"]),
         ({"layer": vision_tower()}, ["not causal", "text_config"]),
         ({"dropout": 0.1}, ["0.1", "attention_dropout"]),
-        ({"softcap": 30.0}, ["soft-capped"]),
+        ({"softcap": 30.0}, ["Layer of layer 3", "soft-capped", "30.0", 'backend="flex"']),
         ({"s_aux": torch.zeros(4)}, ["sinks"]),
         ({"attention_mask": torch.ones(1, 1, 14, 14)}, ["(1, 1, 14, 14)"]),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import treepack as tp
-from treepack.conversations import Conversations, Medium, Turn
+from treepack.conversations import Conversations, Medium, Turn, read_row
 from treepack.errors import DataError, DatasetError
 
 
@@ -260,14 +260,56 @@ def test_an_unknown_way_to_treat_errors_is_refused():
         tp.group_conversations([], on_error="ignore")
 
 
+TURNS = [[("Is it?", "Yes.")]]
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "says"),
     [
-        {"rows": []},
-        {"rows": [[]]},
-        {"rows": [[("a", "b")]], "media": [("image", "a")], "texts": ["x", "y"]},
+        ({"rows": []}, "at least one conversation"),
+        ({"rows": [[]]}, "at least one turn"),
+        ({"rows": None}, "rows is a NoneType"),
+        ({"rows": "Is it?"}, "rows is a str"),
+        ({"rows": [("Is it?", "Yes.")]}, r"got 'Is it\?'.*\[\[\(question, answer\)\]\]"),
+        ({"rows": [("hi", "yo")]}, r"got 'hi'.*\[\[\(question, answer\)\]\]"),
+        ({"rows": [[("Is it?",)]]}, r"got \('Is it\?',\)"),
+        ({"rows": [[("Is it?", 7)]]}, r"got \('Is it\?', 7\)"),
+        ({"rows": ["Is it?"]}, "got 'Is it"),
+        ({"rows": [7]}, "got 7"),
+        ({"rows": TURNS, "media": [("image", "a")], "texts": ["x", "y"]}, "2 texts for 1 media"),
+        (
+            {"rows": TURNS, "media": [("image", "a"), ("image", "b")], "texts": "xy"},
+            "texts is a str",
+        ),
+        ({"rows": TURNS, "media": ("image", "cat.png")}, r"got 'image'.*\(\"image\", value\)"),
+        ({"rows": TURNS, "media": ["cat.png"]}, r"got 'cat.png'"),
+        ({"rows": TURNS, "media": [("sound", "a.wav")]}, r"got \('sound', 'a.wav'\)"),
+        ({"rows": TURNS, "media": "cat.png"}, "media is a str"),
     ],
 )
-def test_conversations_that_cannot_be_are_refused(arguments):
-    with pytest.raises(DataError, match="example 'k'"):
+def test_conversations_that_cannot_be_are_refused(arguments, says):
+    with pytest.raises(DataError, match=f"example 'k': .*{says}"):
         Conversations(**arguments, key="k")
+
+
+def test_a_row_alone_is_what_it_is_in_a_group_and_has_the_name_it_is_given():
+    silent, named = row("Hi", "Ho"), row("Hi", "Ho", id="b")
+    shown = row("Look: <image>\nA?", "a", image="x.jpg")
+    assert [read_row(r, "row 7").key for r in (silent, named, shown)] == ["row 7", "b", "x.jpg"]
+    for raw in (silent, named, shown):
+        alone, grouped = read_row(raw, "row 0"), tp.group_conversations([raw])[0]
+        for field in ("rows", "media", "texts", "system", "key"):
+            assert getattr(alone, field) == getattr(grouped, field)
+    with pytest.raises(DataError, match="row 7: 1 turns"):
+        read_row(row("Q"), "row 7")
+
+
+def test_conversations_are_shown_in_short(tmp_path):
+    picture = np.zeros((500, 500, 3), np.uint8)
+    example = Conversations(TURNS * 50, [("image", picture)], key="k")
+    assert repr(example) == "Conversations(key='k', media=['image'], rows=50)"
+    rows = [row("<image>?", str(i), image=f"{i % 3}.jpg") for i in range(7)]
+    assert repr(tp.group_conversations(rows)) == "GroupedConversations(examples=3, rows=7)"
+    path = write(tmp_path / "rows.jsonl", [*rows, row("Q")])
+    shown = repr(tp.group_conversations(path, on_error="skip"))
+    assert shown == f"GroupedConversations({str(path)!r}, examples=3, rows=7, skipped=1)"

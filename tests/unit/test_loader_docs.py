@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import tiny_models
 import torch
 import treepack as tp
-from torch.utils.data import DataLoader
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 PAGE = (Path(__file__).parents[2] / "docs" / "loader.md").read_text()
@@ -25,8 +23,7 @@ def make_dataset():
 
 
 def test_a_loader_with_workers_resumes_with_others():
-    names = {"json": json, "DataLoader": DataLoader, "dataset": make_dataset()}
-    names["make_dataset"] = make_dataset
+    names = {"text": TEXT}
     exec(BLOCKS[0], names)
     keys = [key for batch in make_dataset() for key in batch["treepack"].keys]
     rest = [key for batch in names["rest"] for key in batch["treepack"].keys]
@@ -38,7 +35,8 @@ def test_the_steps_train():
     config = Qwen3Config(vocab_size=64, max_position_embeddings=64, **tiny_models.TEXT)
     model = tp.hf.prepare(Qwen3ForCausalLM(config))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    names = {"loader": make_dataset(), "model": model, "optimizer": optimizer, "world": 1, "tp": tp}
+    names = {"tp": tp, "loader": make_dataset(), "model": model, "optimizer": optimizer}
+    names.update(world=1, device="cpu")
     exec(BLOCKS[1], names)
     assert torch.isfinite(names["loss"])
 

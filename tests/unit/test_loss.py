@@ -57,6 +57,11 @@ def test_a_batch_that_lost_a_part_is_an_error(lost):
         loss(**{lost: None})
 
 
+def test_plain_labels_are_an_error_that_says_the_way_back():
+    with pytest.raises(BatchError, match=r"with plain labels.*packed batches.*tp\.hf\.restore"):
+        tp.hf.weighted_loss(LOGITS, labels=TARGETS, vocab_size=7)
+
+
 def test_a_batch_that_lost_its_positions_is_an_error():
     with pytest.raises(BatchError, match=r"4 rows of logits for 2 targets.*logits_to_keep"):
         loss(shift_labels=TARGETS[:, :2])

@@ -163,12 +163,12 @@ def test_things_that_are_not_integers(value):
 
 @pytest.mark.parametrize("value", [3, [[1]], np.ones((1, 1), int)])
 def test_wrong_number_of_axes(value):
-    refused("lengths", "shape", "(any,)", lengths=value, parents=[-1], total=None)
+    refused("lengths", "shape", "[n]", lengths=value, parents=[-1], total=None)
 
 
 @pytest.mark.parametrize("runs", [[0, 2, 0], [[0, 2]], np.zeros((0, 2), int), 7])
 def test_wrong_shape_of_runs(runs):
-    refused("image_runs", "(any, 3)", runs=runs)
+    refused("image_runs", "[n, 3]", runs=runs)
 
 
 def test_unsigned_beyond_int64():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import treepack as tp
 from support import cases
@@ -118,9 +120,13 @@ def test_uneven_weights_are_rounded_to_the_block():
     ("sources", "weights", "says"),
     [
         ({}, {}, "one weight for each"),
+        ([[1], [1]], [1, 1], r"sources is a list.*\{\"a\": source"),
+        ({"a": [1]}, [1], r"weights is a list.*\{\"a\": 1"),
+        ({"a": [1]}, {"a": "1"}, "weight of 'a' must be a number.*got '1'"),
+        ({"a": [1]}, {"a": None}, "weight of 'a' must be a number.*got None"),
         ({"a": [1]}, {"b": 1}, "one weight for each"),
-        ({"a": [1]}, {"a": 0}, "must be positive"),
-        ({"a": [1]}, {"a": float("nan")}, "must be positive"),
+        ({"a": [1]}, {"a": 0}, "must be a number above 0, got 0"),
+        ({"a": [1]}, {"a": float("nan")}, "must be a number above 0"),
         ({"a": []}, {"a": 1}, "not be empty"),
         ({"a": iter([1])}, {"a": 1}, "__len__"),
         ({"a": [1], "b": [1]}, {"a": 1, "b": 1e-9}, "less than 1/4096"),
@@ -130,6 +136,13 @@ def test_uneven_weights_are_rounded_to_the_block():
 def test_what_cannot_be_mixed_is_refused(sources, weights, says):
     with pytest.raises(errors.DatasetError, match=says):
         tp.Mixture(sources, weights)
+
+
+def test_a_weight_may_be_any_real_number():
+    kinds = (1, 1.0, np.float32(1), np.int8(1), Fraction(1, 1))
+    for one, two in itertools.product(kinds, kinds):
+        assert mixture({"a": one, "b": two}, {"a": 3, "b": 3}).shares == [1, 1]
+    assert mixture({"a": Fraction(1, 3), "b": Fraction(2, 3)}, {"a": 3, "b": 3}).shares == [1, 2]
 
 
 def test_an_index_out_of_range_is_an_index_error():

@@ -58,13 +58,15 @@ CASES = [("ddp", 3, "stop"), ("ddp", 4, "fill"), ("fsdp2", 2, "fill")]
 FAILURES = {
     "broken": ("1 other ranks failed", "disk is gone"),
     "weightless": ("sum to 0", "sum to 0"),
-    "empty": ("1 ranks have no pack", "1 ranks have no pack"),
+    "unopened": ("1 other ranks failed", "no such disk"),
+    "stateless": ("ranks [1] could not give their state", "no such state"),
 }
 
 
 def run_rank(rank, world):
     trained = [train_rank(rank, world, *case) for case in CASES]
-    return trained, {case: fail_rank(rank, world, case) for case in FAILURES}
+    failed = {case: fail_rank(rank, world, case) for case in FAILURES}
+    return trained, failed, fill_rank(rank, world), resume_rank(rank, world)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def outcomes():
 @pytest.mark.parametrize("case", range(len(CASES)), ids=str)
 def test_two_ranks_train_like_one_process(outcomes, case):
     _, accumulate, end = CASES[case]
-    ranks = [trained[case] for trained, _ in outcomes]
+    ranks = [trained[case] for trained, *_ in outcomes]
     count, expected = reference(accumulate, end)
     states = [state for _, _, state in ranks]
     assert states[0] == states[1]
@@ -107,27 +109,122 @@ class Weightless(Labelled):
         return tp.MessageTree([1, 2], costs={"crops": 0})
 
 
+class Unopened:
+    """A loader that cannot even begin, a dataset that cannot say where it stands."""
+
+    def __iter__(self):
+        raise OSError("no such disk")
+
+    def state_dict(self):
+        raise OSError("no such state")
+
+
 def fail_rank(rank, world, case):
-    n, source, end = {
-        "broken": (60, Broken if rank else Labelled, "stop"),
-        "weightless": (60, Weightless, "stop"),
-        "empty": (1, Labelled, "fill"),
-    }[case]
+    source = {"broken": Broken if rank else Labelled, "weightless": Weightless}.get(case, Labelled)
     stream = tp.PackedDataset(
-        source(n), budgets=BUDGETS, shard=(rank, world), pool_size=6, shuffle=False
+        source(60), budgets=BUDGETS, shard=(rank, world), pool_size=6, shuffle=False
     )
+    stream = Unopened() if rank and case in ("unopened", "stateless") else stream
     try:
-        for _ in steps(stream, end=end):
-            pass
-    except errors.TreepackError as error:
+        if case == "stateless":
+            gather_state(stream)
+        list(steps(stream))
+    except (errors.TreepackError, OSError) as error:
         return str(error)
     return "no error"
 
 
 @pytest.mark.parametrize("case", FAILURES)
 def test_what_fails_on_one_rank_is_an_error_on_all(outcomes, case):
-    for (_, texts), says in zip(outcomes, FAILURES[case], strict=True):
+    for (_, texts, *_), says in zip(outcomes, FAILURES[case], strict=True):
         assert says in texts[case]
+
+
+def keys_and_weights(stepping):
+    return [[(pack["treepack"].keys, _weight(pack)) for pack in packs] for packs, _ in stepping]
+
+
+def _weight(pack):
+    return pack["loss_weights"].sum().item()
+
+
+def fill_rank(rank, world):
+    """One example for two ranks."""
+    stream = labelled(n=1, shard=(rank, world))
+    return keys_and_weights(steps(stream, accumulate=2, end="fill"))
+
+
+def test_a_rank_that_never_had_a_pack_gets_one_to_fill_with(outcomes):
+    (first, second), (third, fourth) = (filled[0] for _, _, filled, _ in outcomes)
+    assert all(len(filled) == 1 for _, _, filled, _ in outcomes)
+    assert [first[0], second[0], third[0], fourth[0]] == [[0]] * 4
+    assert first[1] > 0
+    assert second[1] == third[1] == fourth[1] == 0
+
+
+def resume_rank(rank, world):
+    """Rank 1 has fewer packs; each stops after each of its steps and goes on from there."""
+
+    def make():
+        return labelled(n=9 if rank else 40, shard=(rank, world), virtual_shards=2)
+
+    whole, runs = keys_and_weights(steps(make(), end="fill")), []
+    for n in range(len(whole)):
+        stream = make()
+        stepping = steps(stream, end="fill")
+        seen = keys_and_weights(itertools.islice(stepping, n))
+        state, stream = stream.state_dict(), make()
+        stream.load_state_dict(state)
+        runs.append([*seen, *keys_and_weights(steps(stream, end="fill"))])
+    return whole, runs
+
+
+def test_filled_steps_resume_anywhere(outcomes):
+    def weighted(step):
+        # What a place is filled with carries no weight, so it may be another pack.
+        return [pack for pack in step if pack[1] > 0]
+
+    lengths = []
+    for *_, (whole, runs) in outcomes:
+        assert [len(run) for run in runs] == [len(whole)] * len(whole)
+        expected = list(map(weighted, whole))
+        assert all(list(map(weighted, run)) == expected for run in runs)
+        lengths.append(sum(map(bool, expected)))
+    assert lengths[0] > lengths[1] > 0
+
+
+def test_the_state_before_the_first_step_is_the_start():
+    """However much a loader has read by then, and if there is no step at all."""
+
+    class Late(Labelled):
+        def __getitem__(self, index):
+            return {}["missing"] if index == 30 else super().__getitem__(index)
+
+    def make(source):
+        return tp.PackedDataset(source, budgets=BUDGETS, pool_size=6, shuffle=False)
+
+    for workers in (0, 2):
+        stream = make(Late(60))
+        with pytest.raises(errors.DataError, match="missing"):
+            list(steps(DataLoader(stream, batch_size=None, num_workers=workers), accumulate=40))
+        assert stream.state_dict() == make(Late(60)).state_dict()
+        short = make(Labelled(10))
+        assert list(steps(DataLoader(short, batch_size=None, num_workers=workers), 99)) == []
+        assert short.state_dict() == make(Labelled(10)).state_dict()
+
+
+def test_a_pack_that_is_counted_twice_counts_once():
+    stream = labelled(virtual_shards=2)
+    loader = DataLoader(stream, batch_size=None, num_workers=2)
+    done = 0
+    for packs, _ in itertools.islice(steps(loader), 5):
+        for pack in packs:
+            stream.consumed(pack)
+            done += 1
+    rest = labelled()
+    rest.load_state_dict(stream.state_dict())
+    whole = [batch["treepack"].keys for batch in labelled(virtual_shards=2)]
+    assert [batch["treepack"].keys for batch in rest] == whole[done:]
 
 
 def test_a_cancelled_step_is_not_consumed():

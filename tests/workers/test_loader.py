@@ -34,6 +34,9 @@ def packs(source, workers, start=None, rank=0, world=1, virtual_shards=None, **o
         drawn = [int(key.split()[1]) for key in keys]
         pixels = [i for i in drawn for _ in range(tree_of(i).costs["crops"])]
         assert batch["input_ids"].shape[1] == sum(tree_of(i).n_tokens for i in drawn)
+        labelled = [sum(len(c.tokens) for c in tree_of(i).children) for i in drawn]
+        examples = batch["treepack"].target_example
+        assert np.bincount(examples, minlength=len(drawn)).tolist() == labelled
         assert batch.get("pixels", np.empty((0, 3)))[:, 0].tolist() == pixels
         rows.append(tuple(keys))
     return rows

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +58,16 @@ def merge_(
 @functools.cache
 def merge_on(device_type: str) -> Callable[..., Any]:
     """The fastest merge on a kind of device."""
-    if device_type == "cuda" and importlib.util.find_spec("triton"):
+    if device_type == "cuda" and importlib.util.find_spec("triton") and _has_compiler():
         kernel = importlib.import_module("treepack.attention.merge_kernel")
         fused: Callable[..., Any] = kernel.merge_
         return fused
     return merge_
+
+
+def _has_compiler() -> bool:
+    # Triton builds what launches its kernels with the C compiler of the machine.
+    return any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang")))
 
 
 def _or_nothing(lse: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,8 @@ def merge_(
     )
 
 
-@triton.jit
+# One compiled kernel for every row: by default each new divisor of a length is another one.
+@triton.jit(do_not_specialize=["first_row", "n", "total"], do_not_specialize_on_alignment=["index"])
 def _merge(
     out,
     lse,
@@ -85,7 +86,6 @@ def _merge(
     is_empty = sum_weight == 0.0
     divisor = tl.where(is_empty, 1.0, sum_weight)
     merged = tl.where(is_empty, float("inf"), base + tl.log(divisor))
-    tl.store(lse + head * total + row, merged, mask=inside)
 
     d = tl.arange(0, SIZE_2)
     here = inside[:, None] & (d < SIZE)[None, :]
@@ -94,4 +94,7 @@ def _merge(
     old = tl.load(out + at, mask=here, other=0.0).to(seen.dtype)
     new = tl.load(part + from_part, mask=here, other=0.0).to(seen.dtype)
     both = old * (seen_weight / divisor)[:, None] + new * (more_weight / divisor)[:, None]
+    # Several warps load the same rows of lse: none may find there what another has stored.
+    tl.debug_barrier()
+    tl.store(lse + head * total + row, merged, mask=inside)
     tl.store(out + at, both.to(out.dtype.element_ty), mask=here)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +18,12 @@ from treepack.errors import AttentionError
 
 if TYPE_CHECKING:
     from treepack._core import TreeMask
-    from treepack.attention.plan import PlannedRow
+    from treepack.attention.backends import Backend
+    from treepack.attention.plan import Call, PlannedRow
+
+
+AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "xpu", "mps")))
+"""Kinds of device that have autocast; to ask is more than every compiler of torch can trace."""
 
 
 def tree_attention(
@@ -45,9 +52,11 @@ def tree_attention(
         window: tokens of its path that a query sees, itself included (sliding-window layers); image
             tokens see ahead without limit. A plan knows its window already.
         softcap: scores ``s`` become ``softcap * tanh(s / softcap)``; ``"flex"`` alone has it.
-        backend: name of a module in ``treepack.attention.backends``, by default that of the device;
-            or ``"flex"``, torch's FlexAttention, which wants to be compiled and rows of one length,
-            and has no backward on a CPU.
+        backend: ``"cpu"``, ``"cuda"`` (torch's FlashAttention), ``"fa3"`` or ``"fa4"`` (activated
+            for all of torch, their packages must be installed), ``"reference"``; by default that
+            of the device, on a GPU with the FlashAttention that torch runs. Or ``"flex"``, torch's
+            FlexAttention, which wants to be compiled and rows of one length, and has no backward
+            on a CPU.
 
     Returns:
         ``[T, H, D]`` in the dtype of ``q``, or of the autocast region. Padding rows are 0, and so
@@ -95,7 +104,7 @@ def tree_attention(
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     # By hand: a registered autocast rule would know one dtype only, whatever the region asks for.
     kind = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+    if kind not in AUTOCAST or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
@@ -155,9 +164,15 @@ def run_forward(
     _check_row(q, host)
     kernels = backends.load(backend)
     kernels.check(q)
-    q, k, v = map(_dense_heads, (q, k, v))
+    with _undisturbed(q):
+        q, k, v = map(_loadable, (q, k, v))
+        return _forward(kernels, q, k, v, read_calls(plan, host), scale)
+
+
+def _forward(
+    kernels: Backend, q: Tensor, k: Tensor, v: Tensor, calls: list[Call], scale: float
+) -> tuple[Tensor, Tensor]:
     total = q.shape[0]
-    calls = read_calls(plan, host)
     if not calls:
         return q.new_zeros(q.shape), q.new_full((q.shape[1], total), torch.inf, dtype=_lse_type(q))
     first, *later = calls
@@ -185,9 +200,25 @@ def run_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum the gradients of the calls, each from the merged output and log-sum-exp."""
     kernels = backends.load(backend)
-    grad_out, q, k, v = grad_out.contiguous(), *map(_dense_heads, (q, k, v))
+    kernels.check(q)
+    with _undisturbed(q):
+        grad_out, q, k, v = map(_loadable, (grad_out.contiguous(), q, k, v))
+        return _gradients(kernels, grad_out, q, k, v, out, lse, read_calls(plan, host), scale)
+
+
+def _gradients(
+    kernels: Backend,
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    calls: list[Call],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     grads: list[Tensor] = []
-    for call in read_calls(plan, host):
+    for call in calls:
         parts = kernels.backward(
             call,
             grad_out[call.q],
@@ -208,6 +239,18 @@ def run_backward(
     return dq, dk, dv
 
 
+@contextlib.contextmanager
+def _undisturbed(x: Tensor) -> Iterator[None]:
+    """Kernels run on the device of the tensors, current or not, and autocast changes none."""
+    kind = x.device.type
+    with contextlib.ExitStack() as stack:
+        if kind == "cuda":
+            stack.enter_context(torch.cuda.device(x.device))
+        if kind in AUTOCAST and torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
 def _check_row(q: Tensor, host: Tensor) -> None:
     total = int(host[1])
     if q.shape[0] != total:
@@ -221,9 +264,13 @@ def _lse_type(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
-def _dense_heads(x: Tensor) -> Tensor:
-    # Kernels take any strides but one: over a strided last axis they read the wrong numbers.
-    return x if x.stride(-1) == 1 else x.contiguous()
+def _loadable(x: Tensor) -> Tensor:
+    # Over a strided last axis kernels read the wrong numbers; those of a GPU load 16 bytes at once.
+    fits = x.stride(-1) == 1
+    if fits and x.is_cuda:
+        offsets = x.data_ptr(), *(stride * x.element_size() for stride in x.stride()[:-1])
+        fits = not any(offset % 16 for offset in offsets)
+    return x if fits else x.contiguous()
 
 
 def _pad_rows(x: Tensor, total: int) -> Tensor:

@@ -8,16 +8,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from treepack.hf.attention import register
     from treepack.hf.loss import molmo2_weights, weighted_loss
-    from treepack.hf.model import prepare
+    from treepack.hf.model import prepare, restore, windows
+    from treepack.hf.trainer import PackedTrainer
 
 _LAZY = {
+    "PackedTrainer": "treepack.hf.trainer",
     "molmo2_weights": "treepack.hf.loss",
     "prepare": "treepack.hf.model",
     "register": "treepack.hf.attention",
+    "restore": "treepack.hf.model",
     "weighted_loss": "treepack.hf.loss",
+    "windows": "treepack.hf.model",
 }
 
-__all__ = ["molmo2_weights", "prepare", "register", "weighted_loss"]
+__all__ = [
+    "PackedTrainer",
+    "molmo2_weights",
+    "prepare",
+    "register",
+    "restore",
+    "weighted_loss",
+    "windows",
+]
 
 
 def __getattr__(name: str) -> Any:

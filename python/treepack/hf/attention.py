@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from treepack.attention import backends
 from treepack.attention.ops import tree_attention
 from treepack.errors import AttentionError
 
 NAME = "treepack"
 
 UNSUPPORTED = {
-    "softcap": "soft-capped scores",
     "s_aux": "attention sinks",
     "position_bias": "a position bias",
     "indices": "sparse attention",
@@ -21,21 +22,38 @@ UNSUPPORTED = {
 """Arguments by which models change what attention computes, and what they ask for."""
 
 
-def register() -> None:
+def register(backend: str | None = None) -> str:
     """Make ``attn_implementation={"text_config": "treepack"}`` known to transformers.
 
     No mask function is registered beside it: the mask comes with the batch, and transformers then
     builds none.
 
+    Args:
+        backend: of `treepack.tree_attention`; by default that of the device.
+
+    Returns:
+        The name of the implementation: ``"treepack"``, or ``"treepack_flex"`` and the like.
+
+    Raises:
+        AttentionError: there is no such backend.
+
     Example:
         >>> from transformers import AttentionInterface
         >>> register()
+        'treepack'
         >>> "treepack" in AttentionInterface()
         True
     """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, tree_attention_forward)
+    if backend is None:
+        AttentionInterface.register(NAME, tree_attention_forward)
+        return NAME
+    if backend != "flex":
+        backends.load(backend)
+    name = f"{NAME}_{backend}"
+    AttentionInterface.register(name, functools.partial(tree_attention_forward, backend=backend))
+    return name
 
 
 def tree_attention_forward(
@@ -49,6 +67,8 @@ def tree_attention_forward(
     sliding_window: int | None = None,
     treepack: Any = None,
     is_causal: bool | None = None,
+    softcap: float | None = None,
+    backend: str | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend over a packed row, as transformers calls it; whatever cannot be exact is refused.
@@ -64,6 +84,8 @@ def tree_attention_forward(
         sliding_window: tokens of its path that a token sees, itself included, or ``None``.
         treepack: ``batch["treepack"]``, which ``model(**batch)`` passes on to every layer.
         is_causal: must not be ``False``; by default what the layer says of itself.
+        softcap: of the scores; the backend ``"flex"`` alone has it.
+        backend: see `treepack.tree_attention`.
         kwargs: what else the model passes on; no argument that changes attention may be among it.
 
     Returns:
@@ -71,7 +93,7 @@ def tree_attention_forward(
 
     Raises:
         AttentionError: the batch lost its mask, the row is not the mask's, or the layer asks for
-            attention that is not causal, or soft-capped, with dropout or with sinks.
+            attention that is not causal, with dropout or with sinks, or soft-capped without flex.
 
     Example:
         >>> import torch, treepack as tp
@@ -83,15 +105,25 @@ def tree_attention_forward(
     """
     if treepack is None:
         raise AttentionError(
-            f"{_name(module)} got no mask: the batch lost 'treepack' on its way; pass it whole, as "
-            "model(**batch) (in a Trainer: remove_unused_columns=False)"
+            f"{_name(module)} got no mask: the model was prepared for packed batches and this one "
+            "has no 'treepack'; pass the PackedBatch whole, as model(**batch) (in a Trainer: "
+            "remove_unused_columns=False), or leave packing for a plain forward or generate(): "
+            "with tp.hf.restore(model): ..."
         )
     _check_layer(module, is_causal, dropout, kwargs)
+    if softcap is not None and backend != "flex":
+        raise AttentionError(
+            f"{_name(module)} asks for soft-capped scores ({softcap=}), which varlen kernels do "
+            'not compute; prepare the model with backend="flex"'
+        )
     _check_row(module, query, key, attention_mask)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     # A row that fits into the window needs no other plan, and a compiled graph no other guard.
     window = None if sliding_window is None or sliding_window >= query.shape[2] else sliding_window
-    return tree_attention(q, k, v, treepack, scaling, window=window)[None], None
+    out = tree_attention(
+        q, k, v, treepack, scaling, window=window, softcap=softcap, backend=backend
+    )
+    return out[None], None
 
 
 def _name(module: torch.nn.Module) -> str:

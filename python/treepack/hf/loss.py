@@ -59,9 +59,12 @@ def weighted_loss(
 
     if loss_weights is None or shift_labels is None:
         lost = "loss_weights" if loss_weights is None else "shift_labels"
+        plain = " with plain labels," if labels is not None and shift_labels is None else ""
         raise BatchError(
-            f"the batch reached the loss without {lost!r}; pass the PackedBatch whole, "
-            "as model(**batch) (in a Trainer: remove_unused_columns=False)"
+            f"the batch reached the loss{plain} without {lost!r}, but the model was prepared for "
+            "packed batches; pass the PackedBatch whole, as model(**batch) (in a Trainer: "
+            "remove_unused_columns=False), or leave packing for the loss of plain labels: "
+            "with tp.hf.restore(model): ..."
         )
     if logits.shape[-2] != shift_labels.numel():
         raise BatchError(

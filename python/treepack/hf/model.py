@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from treepack.errors import AttentionError
 
@@ -18,17 +19,43 @@ EXACT = {"full_attention", "attention", "full", "sliding_attention"}
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 """What configurations call dropout of attention weights."""
 
+RECORD = "_treepack_prepared"
+"""Attribute of a model with what `prepare` changed, so that `restore` can undo it."""
 
-def prepare(model: Model) -> Model:
+
+class Setting(NamedTuple):
+    """What `prepare` sets: implementations of attention, by name of the part, and the loss."""
+
+    attention: dict[str, str]
+    loss: Any
+
+
+class Restored:
+    """What `restore` returns: ``with`` it, the model is packed again when the block ends."""
+
+    def __init__(self, model: Any, base: Any, now: Setting, packed: Setting) -> None:
+        self._model = model
+        self._change = base, now, packed
+
+    def __enter__(self) -> Any:
+        return self._model
+
+    def __exit__(self, *_: object) -> None:
+        _change(*self._change)
+
+
+def prepare(model: Model, backend: str | None = None) -> Model:
     """Make a model train on packed rows: ``model(**batch).loss`` is then the weighted loss.
 
     Attention of the text model becomes ``"treepack"``, that of the vision tower stays as it is, and
     ``model.loss_function`` becomes `weighted_loss`. Nothing is patched: both are settings that
-    transformers offers.
+    transformers offers, and `restore` undoes it.
 
     Args:
         model: a causal language model or vision-language model of transformers, also one wrapped
             by PEFT. It is changed in place.
+        backend: of `treepack.tree_attention`, by default that of the device. Models that soft-cap
+            their scores need ``"flex"``.
 
     Returns:
         The same model.
@@ -36,7 +63,12 @@ def prepare(model: Model) -> Model:
     Raises:
         AttentionError: attention layers that a packed row cannot serve exactly: with soft-capped
             scores, linear or chunked attention or dropout, or that do not go through the attention
-            interface of transformers.
+            interface of transformers. Or a model without a language-model head, or no such backend.
+            The model is then as it was.
+
+    Warns:
+        UserWarning: rotary frequencies depend on the longest position of the row (``dynamic``,
+            ``longrope``): exact as long as no path is longer than the model's original length.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -45,25 +77,147 @@ def prepare(model: Model) -> Model:
         >>> prepare(LlamaForCausalLM(config)).config._attn_implementation
         'treepack'
     """
-    from treepack.hf.attention import NAME, register
+    from treepack.hf.attention import register
     from treepack.hf.loss import weighted_loss
 
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    _check(base)
-    register()
+    base = _base_of(model)
+    _check(base, backend)
+    name = register(backend)
+    _undo(base)
+    before = _setting(base)
     part = _text_part(base.config)
-    base.set_attn_implementation(NAME if part is None else {part: NAME})
-    missed = [layer for layer in _attention_layers(base) if _implementation(layer) != NAME]
+    base.set_attn_implementation(name if part is None else {part: name})
+    base.loss_function = weighted_loss
+    _record(base, before)
+    missed = [layer for layer in _attention_layers(base) if _implementation(layer) != name]
     if missed:
+        _undo(base)
+        delattr(base, RECORD)
         raise AttentionError(
             f"{type(missed[0]).__name__} of {type(base).__name__} does not take its attention from "
             "the interface of transformers; this model cannot be packed"
         )
-    base.loss_function = weighted_loss
+    _warn_of_rotary_lengths(base)
     return model
 
 
-def _check(model: Any) -> None:
+def restore(model: nn.Module) -> Restored:
+    """Undo `prepare`, for good or for the block of a ``with`` statement.
+
+    It acts at once, as ``torch.set_grad_enabled`` does, so the one function serves both uses: after
+    training, call it; to generate or evaluate in between, enter it, and the end of the block packs
+    again. The model is changed in place, so there is no need for a returned one; ``as`` names it.
+
+    The attention implementation of each part that `prepare` changed and the loss function become
+    what they were; what somebody else has set since stays. Doing it twice changes nothing more, and
+    a block leaves a model that was not packed when it began as it is.
+
+    Args:
+        model: that was prepared, wrapped by PEFT or ``torch.compile`` or not; of a model in
+            ``DistributedDataParallel``, its ``module``. It is changed in place.
+
+    Returns:
+        A context manager that gives the model.
+
+    Raises:
+        AttentionError: the model was never prepared.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = dict(hidden_size=8, intermediate_size=8, num_attention_heads=2)
+        >>> config = LlamaConfig(vocab_size=16, num_hidden_layers=1, **sizes)
+        >>> model = prepare(LlamaForCausalLM(config))
+        >>> with restore(model):
+        ...     model.config._attn_implementation
+        'sdpa'
+        >>> model.config._attn_implementation
+        'treepack'
+        >>> _ = restore(model)
+        >>> model.config._attn_implementation
+        'sdpa'
+    """
+    base = _base_of(model)
+    if not hasattr(base, RECORD):
+        raise AttentionError(
+            f"{type(base).__name__} was never prepared, so there is nothing to restore; pass the "
+            "model that tp.hf.prepare was given (of a distributed wrapper, its .module)"
+        )
+    packed = _setting(base)
+    _undo(base)
+    return Restored(model, base, _setting(base), packed)
+
+
+def windows(model: nn.Module) -> tuple[int, ...]:
+    """Sliding windows of a model's attention layers, in tokens, increasing.
+
+    Handed to `treepack.PackedDataset` or `treepack.collate`, they are planned in the worker;
+    otherwise at their first use, which ``torch.compile`` cannot trace.
+
+    Args:
+        model: as for `prepare`.
+
+    Example:
+        >>> from transformers import MistralConfig, MistralForCausalLM
+        >>> sizes = dict(hidden_size=8, intermediate_size=8, num_attention_heads=8)
+        >>> config = MistralConfig(vocab_size=16, num_hidden_layers=1, **sizes)
+        >>> windows(MistralForCausalLM(config))
+        (4096,)
+    """
+    found = set(map(_window, _attention_layers(_base_of(model))))
+    return tuple(sorted(window for window in found if window is not None))
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Whether a model is prepared now: never, or restored, it is not."""
+    from treepack.hf.attention import NAME
+
+    layers = _attention_layers(_base_of(model))
+    return any((_implementation(layer) or "").startswith(NAME) for layer in layers)
+
+
+def _base_of(model: Any) -> Any:
+    model = getattr(model, "_orig_mod", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _setting(base: Any) -> Setting:
+    parts = (item for item in base.named_modules() if hasattr(item[1], "set_attn_implementation"))
+    attention = {name: part.config._attn_implementation for name, part in parts}
+    return Setting(attention, base.loss_function)
+
+
+def _record(base: Any, before: Setting) -> None:
+    """Note what was changed; by names, so that a copy of the model has a record of its own."""
+    after = _setting(base)
+    changed = [name for name, used in after.attention.items() if used != before.attention[name]]
+    record = (Setting({n: s.attention[n] for n in changed}, s.loss) for s in (before, after))
+    setattr(base, RECORD, tuple(record))
+
+
+def _undo(base: Any) -> None:
+    if hasattr(base, RECORD):
+        before, after = getattr(base, RECORD)
+        _change(base, after, before)
+
+
+def _change(base: Any, start: Setting, end: Setting) -> None:
+    """Change to ``end`` what is still as in ``start``."""
+    now = _setting(base)
+    for name, implementation in end.attention.items():
+        if now.attention[name] == start.attention[name]:
+            # The part alone: those in it have entries of their own.
+            base.get_submodule(name).set_attn_implementation({"": implementation})
+    if now.loss is start.loss:
+        base.loss_function = end.loss
+
+
+def _window(layer: Any) -> int | None:
+    config = getattr(layer, "config", None)
+    window: int | None = getattr(layer, "sliding_window", getattr(config, "sliding_window", None))
+    return window
+
+
+def _check(model: Any, backend: str | None) -> None:
     name = type(model).__name__
     if not hasattr(model, "set_attn_implementation"):
         raise AttentionError(f"{name} is not a model of transformers; pass the model itself")
@@ -80,9 +234,18 @@ def _check(model: Any) -> None:
     layers = list(_attention_layers(model))
     if not layers:
         raise AttentionError(f"{name} has no causal attention layers that could be packed")
+    if model.get_output_embeddings() is None:
+        raise AttentionError(
+            f"{name} has no language-model head (get_output_embeddings() is None), and the targets "
+            "of a packed row are tokens; use a ...ForCausalLM or ...ForConditionalGeneration, or, "
+            "for hidden states alone, tp.hf.register() and model.set_attn_implementation"
+        )
     _check_windows(name, layers, getattr(text, "layer_types", None) or ())
-    if getattr(text, "attn_logit_softcapping", None) is not None:
-        raise AttentionError(f"{name} soft-caps its attention scores, which has no varlen kernel")
+    if backend != "flex" and getattr(text, "attn_logit_softcapping", None) is not None:
+        raise AttentionError(
+            f"{name} soft-caps its attention scores, which has no varlen kernel; prepare it with "
+            'backend="flex"'
+        )
     for field in DROPOUTS:
         if getattr(text, field, None):
             raise AttentionError(
@@ -100,6 +263,26 @@ def _check_windows(name: str, layers: Sequence[Any], kinds: Sequence[str]) -> No
                 f"layer {index} of {name} has a sliding window that it does not tell its attention "
                 "function; a packed row would attend beyond it"
             )
+
+
+def _warn_of_rotary_lengths(model: Any) -> None:
+    text = model.config.get_text_config()
+    given = getattr(text, "rope_parameters", None) or {}
+    # Models with several kinds of layers have parameters for each.
+    each = [value for value in given.values() if isinstance(value, Mapping)] or [given]
+    for rope in each:
+        kind = rope.get("rope_type") or ""
+        if "dynamic" in kind or kind == "longrope":
+            length = rope.get("original_max_position_embeddings") or text.max_position_embeddings
+            warnings.warn(
+                f"{type(model).__name__} has rope_type={kind!r}: its rotary frequencies depend on "
+                f"the longest position of the row. Where a path is longer than {length} tokens, "
+                "all paths of its row get the frequencies of long ones, as in a padded batch of "
+                "transformers, and differ from each path alone; rows of shorter paths are exact",
+                UserWarning,
+                stacklevel=3,
+            )
+            return
 
 
 def _attention_layers(model: Any) -> Iterator[Any]:

@@ -124,17 +124,15 @@ fn check_shape(name: &str, shape: &[usize], wanted: &[Option<usize>]) -> PyResul
     }
     Err(TreeError::new_err(format!(
         "{name} has shape {}, expected {}",
-        tuple(shape.iter().map(ToString::to_string)),
-        tuple(
+        in_brackets(shape.iter().map(ToString::to_string)),
+        in_brackets(
             wanted
                 .iter()
-                .map(|want| want.map_or_else(|| "any".into(), |n| n.to_string()))
+                .map(|want| want.map_or_else(|| "n".into(), |n| n.to_string()))
         ),
     )))
 }
 
-fn tuple(sizes: impl Iterator<Item = String>) -> String {
-    let sizes: Vec<String> = sizes.collect();
-    let comma = if sizes.len() == 1 { "," } else { "" };
-    format!("({}{comma})", sizes.join(", "))
+fn in_brackets(sizes: impl Iterator<Item = String>) -> String {
+    format!("[{}]", sizes.collect::<Vec<_>>().join(", "))
 }

@@ -273,7 +273,7 @@ impl Packer {
             let Ok(value) = mapping.get_item(budget) else {
                 let budget = budget.bind(py).repr()?;
                 return fail(format!(
-                    "has no cost for budget {budget}; got {}",
+                    "has no cost for budget {budget}; got {}: give 0 where it costs nothing",
                     cost.repr()?
                 ));
             };

@@ -18,8 +18,8 @@ from treepack.attention import implementations
 from treepack.attention.plan import Call
 from treepack.errors import AttentionError
 
-WITHOUT_GAPS = frozenset({"fa3"})
-"""Backends whose kernels take no empty segments."""
+WITHOUT_GAPS = frozenset({"fa3", "fa4"})
+"""Backends whose kernels get no empty segments: some wait on them for ever, none promises zeros."""
 
 
 class Backend(Protocol):

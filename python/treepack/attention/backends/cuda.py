@@ -21,6 +21,9 @@ SCRATCH = 2**29
 SCRATCH_ROWS = 128
 """Rows of float32 that the kernel adds for each segment."""
 
+LAUNCH = 2**16 - 1
+"""Segments that one launch takes, by the limits of its grid."""
+
 flash_forward = torch.ops.aten._flash_attention_forward
 flash_backward = torch.ops.aten._flash_attention_backward
 
@@ -49,18 +52,30 @@ def check_input(q: Tensor) -> None:
 
 
 @functools.cache
-def check_device(device: torch.device) -> None:
-    """Refuse a GPU that has no FlashAttention kernel."""
+def check_device(device: torch.device, majors: tuple[int, ...] = ()) -> None:
+    """Refuse a GPU that has no FlashAttention kernel, or not for one of these generations."""
     capability = torch.cuda.get_device_capability(device)
-    if capability < (8, 0):
+    if capability < (8, 0) or (majors and capability[0] not in majors):
+        needed = " or ".join(f"{major}.x" for major in majors) or "8.0, Ampere, or later"
+        instead = "leave backend out" if majors else "use backend='flex'"
         raise AttentionError(
-            f"{torch.cuda.get_device_name(device)} has compute capability {capability}; "
-            "FlashAttention needs (8, 0) or later, Ampere"
+            f"{torch.cuda.get_device_name(device)} has compute capability {capability}, this "
+            f"FlashAttention needs {needed}; {instead}"
         )
 
 
 def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Attention of one call."""
+    first, *later = _pieces(call, LAUNCH)
+    out, lse = _forward(first, q, k, v, scale)
+    for piece in later:
+        part, part_lse = _forward(piece, q, k, v, scale)
+        out = _put(out, part, piece.cu_q)
+        lse = _put(lse.T, part_lse.T, piece.cu_q).T
+    return out, lse
+
+
+def _forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     out, lse, *_ = flash_forward(
         q,
         k,
@@ -91,29 +106,33 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one call, with thousands of segments in several launches."""
-    n_seg, most = len(call.cu_q) - 1, _most_segments(q)
-    if n_seg <= most:
-        return _backward(call, grad_out, q, k, v, out, lse, scale)
-    grads: tuple[Tensor, ...] = ()
-    for first in range(0, n_seg, most):
-        cut = slice(first, min(first + most, n_seg) + 1)
-        piece = call._replace(cu_q=call.cu_q[cut], cu_k=call.cu_k[cut])
+    first, *later = _pieces(call, _most_segments(q))
+    dq, dk, dv = _backward(first, grad_out, q, k, v, out, lse, scale)
+    for piece in later:
         parts = _backward(piece, grad_out, q, k, v, out, lse, scale)
-        # What a launch leaves out it does not write: the others have those rows.
-        cuts = (piece.cu_q, piece.cu_k, piece.cu_k)
-        grads = tuple(map(_put, grads, parts, cuts)) if grads else parts
-    dq, dk, dv = grads
+        dq = _put(dq, parts[0], piece.cu_q)
+        dk, dv = (_put(x, part, piece.cu_k) for x, part in zip((dk, dv), parts[1:], strict=True))
     return dq, dk, dv
 
 
 def _most_segments(q: Tensor) -> int:
     bytes_each = SCRATCH_ROWS * q.shape[1] * q.shape[2] * 4
-    return max(1, SCRATCH // int(bytes_each))
+    return min(LAUNCH, max(1, SCRATCH // int(bytes_each)))
+
+
+def _pieces(call: Call, most: int) -> list[Call]:
+    """The call, or several of at most so many segments."""
+    n_seg = len(call.cu_q) - 1
+    if n_seg <= most:
+        return [call]
+    cuts = [slice(first, min(first + most, n_seg) + 1) for first in range(0, n_seg, most)]
+    return [call._replace(cu_q=call.cu_q[cut], cu_k=call.cu_k[cut]) for cut in cuts]
 
 
 def _put(x: Tensor, part: Tensor, cu: Tensor) -> Tensor:
+    """Rows of a piece in their place; what a launch leaves out it does not write."""
     row = torch.arange(len(x), device=x.device)
-    return torch.where(((row >= cu[0]) & (row < cu[-1]))[:, None, None], part, x)
+    return torch.where(((row >= cu[0]) & (row < cu[-1])).view(-1, *[1] * (x.dim() - 1)), part, x)
 
 
 def _backward(

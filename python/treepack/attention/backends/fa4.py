@@ -1,7 +1,6 @@
 """FlashAttention 4, for Hopper and Blackwell, where its package is installed.
 
-In torch 2.11 its backward takes no window, not even an open one: anti-causal calls run backwards,
-as causal ones.
+Anti-causal calls run backwards, as causal ones: not every release has windows in its backward.
 """
 
 from __future__ import annotations
@@ -11,19 +10,30 @@ from torch import Tensor
 
 from treepack.attention import implementations
 from treepack.attention.backends import cuda
-from treepack.attention.plan import REV, REV_GATHERED, SELF, WINDOW, Call
+from treepack.attention.plan import REV, REV_GATHERED, SELF, Call
 from treepack.errors import AttentionError
+
+MAJORS = (9, 10)
+
+TORCH = (2, 15)
+"""Earlier ones unpack what the kernels of today no longer return."""
 
 
 def check(q: Tensor) -> None:
     """Refuse what the kernel does not know; torch then runs it for every attention."""
     cuda.check_input(q)
+    cuda.check_device(q.device, MAJORS)
+    found = tuple(map(int, torch.__version__.split(".")[:2]))
+    if found < TORCH:
+        raise AttentionError(
+            f"FA4 wants torch 2.15 or later, this is {torch.__version__}; update torch, or leave "
+            "backend out"
+        )
     implementations.require("FA4")
 
 
 def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Attention of one call."""
-    _check_window(call)
     if not _is_turned(call):
         return cuda.forward(call, q, k, v, scale)
     q, k, v = (x.flip(0) for x in (q, k, v))
@@ -47,14 +57,6 @@ def backward(
     grad_out, q, k, v, out = (x.flip(0) for x in (grad_out, q, k, v, out))
     dq, dk, dv = cuda.backward(_turn(call), grad_out, q, k, v, out, lse.flip(1), scale)
     return dq.flip(0), dk.flip(0), dv.flip(0)
-
-
-def _check_window(call: Call) -> None:
-    if call.kind == WINDOW and torch.__version__.startswith("2.11."):
-        raise AttentionError(
-            f"a sliding window of {call.window} tokens: FA4 has none in torch {torch.__version__}; "
-            "update torch, or leave backend out"
-        )
 
 
 def _is_turned(call: Call) -> bool:

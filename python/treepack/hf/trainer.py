@@ -1,0 +1,142 @@
+"""``transformers.Trainer`` on packed rows: weights that count the same, and exact resuming."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from treepack.batch import PackedBatch
+from treepack.errors import AttentionError, DatasetError, StateError
+from treepack.hf.model import is_packed
+from treepack.train import gather_state, steps
+
+
+class PackedTrainer(Trainer):  # type: ignore[misc]
+    """A ``Trainer`` whose ``train_dataset`` and ``eval_dataset`` are `PackedDataset`.
+
+    Its steps are those of `treepack.train.steps`: every loss is divided by the ``loss_weights`` of
+    all ranks and micro-batches. Training ends after ``max_steps`` or with the data. Checkpoints
+    carry the state of the data; ``resume_from_checkpoint`` goes on with the next step, on other
+    ranks and workers too. Settings about batches (sizes, samplers, collators) have no part in it.
+
+    Args:
+        model: that `prepare` was given.
+        args: ``TrainingArguments`` with ``max_steps``. They are not modified.
+        others: positional arguments of ``Trainer``.
+        options: of ``Trainer``, such as ``train_dataset``.
+
+    Raises:
+        AttentionError: the model is not prepared.
+        DatasetError: several GPUs in one process, or ``average_tokens_across_devices=False``.
+        StateError: the checkpoint to resume from has no state of the data.
+
+    Example:
+        >>> import tempfile, treepack as tp
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+        >>> sizes = dict(hidden_size=8, intermediate_size=8, num_attention_heads=2)
+        >>> config = LlamaConfig(vocab_size=16, num_hidden_layers=1, **sizes)
+        >>> model = tp.hf.prepare(LlamaForCausalLM(config))
+        >>> data = tp.PackedDataset([tp.MessageTree([1, 2], labels=[1, 2])], budgets={"tokens": 4})
+        >>> args = TrainingArguments(tempfile.mkdtemp(), max_steps=2, use_cpu=True)
+        >>> trainer = PackedTrainer(model, args, train_dataset=data)
+        >>> packs, weight = next(trainer.get_train_dataloader())
+        >>> len(packs), weight
+        (1, 1.0)
+    """
+
+    callback_handler: Any
+    control: Any
+
+    def __init__(self, model: Any = None, args: Any = None, *others: Any, **options: Any) -> None:
+        # The state of the data goes on where it was; there is nothing to skip.
+        args = copy.copy(args)
+        if args is not None:
+            args.ignore_data_skip = True
+        super().__init__(model, args, *others, **options)
+        if not is_packed(self.model):
+            raise AttentionError(
+                f"{type(self.model).__name__} attends as ever, which is wrong in a packed row; "
+                "call tp.hf.prepare(model) before"
+            )
+        # Models that say otherwise mean their own loss, not the one that `prepare` sets.
+        self.model_accepts_loss_kwargs = True
+        if self.args.n_gpu > 1 or not self.args.average_tokens_across_devices:
+            raise DatasetError(
+                f"got n_gpu={self.args.n_gpu} and average_tokens_across_devices="
+                f"{self.args.average_tokens_across_devices}; weights are summed over ranks of one "
+                "GPU each: start with torchrun, and leave it True"
+            )
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Train as ``Trainer`` does; the processes of the loader end with it."""
+        try:
+            return super().train(*arguments, **options)
+        finally:
+            # The trainer keeps it, and garbage collection would wait for its processes.
+            if self.callback_handler.train_dataloader is not None:
+                self.callback_handler.train_dataloader.close()
+
+    def get_train_dataloader(self) -> Iterator[tuple[list[PackedBatch], float]]:
+        """The steps, which nobody can shard a second time."""
+        # The body runs with the first step, when the trainer has read its checkpoint.
+        saved = self.state.stateful_callbacks.get("treepack")
+        if saved is not None:
+            self.train_dataset.load_state_dict(json.loads(saved))
+        elif self.state.global_step:
+            raise StateError(
+                f"the checkpoint of step {self.state.global_step} has no state of the data; it was "
+                "not saved by a PackedTrainer, or its source cannot go back to a place"
+            )
+        yield from steps(self._loader(self.train_dataset), self.args.gradient_accumulation_steps)
+
+    def get_batch_samples(self, epoch_iterator: Any, *_: Any) -> tuple[list[PackedBatch], Any]:
+        """The packs of a step, and the weight of all ranks', which is ``num_items_in_batch``."""
+        step = next(epoch_iterator, None)
+        self.control.should_training_stop |= step is None
+        return step or ([], None)
+
+    def training_step(self, model: Any, inputs: PackedBatch, *rest: Any, **options: Any) -> Any:
+        """Forward and backward of one pack."""
+        return super().training_step(model, inputs.to(self.args.device), *rest, **options)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """``{"eval_loss": sum(weight * cross_entropy) / sum(weight)}`` of a dataset, or of several.
+
+        There are no predictions, so that ``compute_metrics`` is not called.
+        """
+        data, prefix = eval_dataset or self.eval_dataset, metric_key_prefix
+        if isinstance(data, Mapping):
+            parts = [self.evaluate(d, ignore_keys, f"{prefix}_{name}") for name, d in data.items()]
+            return {name: value for part in parts for name, value in part.items()}
+        metrics = {f"{prefix}_loss": self._mean_loss(data)}
+        self.log(metrics)
+        about = self.args, self.state, self.control
+        self.control = self.callback_handler.on_evaluate(*about, metrics)
+        return metrics
+
+    def _mean_loss(self, dataset: Any) -> float:
+        model, device = self.model_wrapped.eval(), self.args.device
+        total, divisor = torch.zeros((), device=device, dtype=torch.float64), 0.0
+        # A pass over the training data must not lose the place of the training.
+        for (pack,), weight in steps(self._loader(copy.copy(dataset)), end="fill"):
+            with torch.no_grad():
+                total += self.compute_loss(model, pack.to(device), num_items_in_batch=1.0)
+            divisor += weight
+        # The trainer has multiplied each loss by the number of ranks.
+        return float(self.accelerator.reduce(total, "mean")) / divisor
+
+    def _loader(self, dataset: Any) -> DataLoader[PackedBatch]:
+        return DataLoader(dataset, None, num_workers=self.args.dataloader_num_workers)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.train_dataset.obstacle is None:
+            self.state.stateful_callbacks["treepack"] = json.dumps(gather_state(self.train_dataset))
+        super()._save_checkpoint(model, trial)

@@ -1,0 +1,172 @@
+"""What a packed row carries beside its tensors: mask, plans, keys and whose targets they are."""
+
+from __future__ import annotations
+
+import reprlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from treepack._core import TreeMask
+from treepack.attention import TreePlan
+from treepack.errors import AttentionError
+
+if TYPE_CHECKING:
+    from treepack.attention.flex import Blocks
+
+Made = TypeVar("Made")
+
+
+class PackedRow:
+    """The row's mask and what happened to it; not a tensor, so nothing moves it by accident.
+
+    Attributes:
+        mask: the `TreeMask` of the row.
+        plan: the same as attention calls, on the device of the row.
+        keys: keys of the examples, in order of the row.
+        stats: numbers for a logger, by name: fill of each budget, examples, branches, targets.
+        state: where the loader stands after this row (see `PackedDataset`), or ``None``.
+        target_node: int64 ``[L]``, for each target the node of the mask that it is a token of.
+
+    Example:
+        A preference or RL loss needs the log-probability of each response; here of two branches:
+
+        >>> import torch, treepack as tp
+        >>> answers = [tp.MessageTree([5, 6], labels=[5, 6]), tp.MessageTree([7], labels=[7])]
+        >>> batch = tp.collate([tp.MessageTree([1, 2], children=answers)])
+        >>> row, logits = batch["treepack"], torch.zeros(1, 3, 8)  # model(**batch).logits
+        >>> each = logits[0].log_softmax(-1).gather(1, batch["shift_labels"].T)[:, 0]
+        >>> node = torch.from_numpy(row.target_node)
+        >>> torch.zeros(row.mask.n_nodes).index_add(0, node, each)  # the root has no target
+        tensor([ 0.0000, -4.1589, -2.0794])
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_blocks",
+        "_windows",
+        "keys",
+        "mask",
+        "plan",
+        "state",
+        "stats",
+        "target_node",
+    )
+
+    def __init__(
+        self,
+        mask: TreeMask,
+        plan: TreePlan,
+        keys: Sequence[Any] = (),
+        stats: Mapping[str, float] | None = None,
+        state: Any = None,
+        windows: Mapping[int, TreePlan] | None = None,
+        target_node: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.mask = mask
+        self.plan = plan
+        self.keys = list(keys)
+        self.stats = dict(stats or {})
+        self.state = state
+        self.target_node = np.empty(0, np.int64) if target_node is None else target_node
+        self._windows = dict(windows or {})
+        self._blocks: dict[int | None, Blocks] = {}
+
+    @property
+    def target_example(self) -> npt.NDArray[np.int64]:
+        """For each target which example of the row it is of, int64 ``[L]``."""
+        return self.mask.node_example[self.target_node].astype(np.int64)
+
+    def plan_for(self, window: int) -> TreePlan:
+        """The plan of layers with a sliding window, on the device of the row.
+
+        Made at its first use, once for each window, and moved with the row. ``torch.compile``
+        cannot trace the making: let `collate` do it, or call this before a compiled model.
+
+        Args:
+            window: tokens of its path that a query sees, itself included.
+
+        Raises:
+            AttentionError: it is being traced, and the plan is not there.
+        """
+        if window not in self._windows:
+            _refuse_to_trace(
+                f"no plan for a window of {window} tokens; have it made before: "
+                "collate(windows=treepack.hf.windows(model)) or PackedDataset(windows=...), or "
+                f'call batch["treepack"].plan_for({window})'
+            )
+            self._windows[window] = _untraced(_plan_on, self, window)
+        return self._windows[window]
+
+    def blocks_for(self, window: int | None = None) -> Blocks:
+        """The mask as FlexAttention takes it, on the device of the row, for ``backend="flex"``.
+
+        Made at its first use, once for each window. ``torch.compile`` cannot trace the making: call
+        this before a compiled model, after the row has been moved.
+
+        Args:
+            window: tokens of its path that a query sees, or ``None`` for all.
+
+        Raises:
+            AttentionError: it is being traced, and the blocks are not there.
+        """
+        if window not in self._blocks:
+            reach = "the whole row" if window is None else f"a window of {window} tokens"
+            _refuse_to_trace(
+                f"no blocks for {reach}; have them made before, once the row is on its device: "
+                f'batch["treepack"].blocks_for({window})'
+            )
+            self._blocks[window] = _untraced(_blocks_on, self, window)
+        return self._blocks[window]
+
+    def to(
+        self, device: torch.device | str | int | None = None, non_blocking: bool = False
+    ) -> PackedRow:
+        """The same row with its plans on another device: a copy of each, no synchronisation."""
+        if device is None:
+            return self
+        return self._with(lambda plan: plan.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedRow:
+        """The same row with its plans in page-locked memory."""
+        return self._with(lambda plan: plan.pin_memory())
+
+    def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
+        windows = {window: move(plan) for window, plan in self._windows.items()}
+        told = (self.keys, self.stats, self.state)
+        return PackedRow(self.mask, move(self.plan), *told, windows, self.target_node)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        told = (self.keys, self.stats, self.state)
+        return PackedRow, (self.mask, self.plan, *told, self._windows, self.target_node)
+
+    def __repr__(self) -> str:
+        return f"PackedRow(keys={reprlib.repr(self.keys)}, mask={self.mask!r})"
+
+
+def _plan_on(row: PackedRow, window: int) -> TreePlan:
+    return TreePlan.from_mask(row.mask, window).to(row.plan.plan.device)
+
+
+def _blocks_on(row: PackedRow, window: int | None) -> Blocks:
+    from treepack.attention.flex import make_blocks
+
+    return make_blocks(row.mask, row.plan.plan.device, window)
+
+
+def _refuse_to_trace(missing: str) -> None:
+    # A whole graph fails with this message; one that may break goes on in eager.
+    if torch.compiler.is_compiling():
+        raise AttentionError(f"torch.compile cannot trace how a row is planned: {missing}")
+
+
+def _untraced(make: Callable[[PackedRow, Any], Made], row: PackedRow, window: int | None) -> Made:
+    # Behind a break of the graph every function is compiled anew, and these cannot be. Who has not
+    # loaded the compiler does not need it, and loading it takes seconds.
+    if "torch._dynamo" in sys.modules:
+        make = torch.compiler.disable(make)
+    return make(row, window)
