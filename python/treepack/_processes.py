@@ -5,53 +5,59 @@ from __future__ import annotations
 import mmap
 import struct
 import sys
+import weakref
 from multiprocessing.context import get_spawning_popen
 from types import FrameType
+from typing import Any
 
 from treepack.errors import DatasetError
 
-ENTRY = struct.Struct("<?qq")
+HEAD = struct.Struct("<?q")
+MOST_WORKERS = 2**12
 
 
 class WorkerFlag:
-    """Which pass of worker processes first read a dataset, told to the process that started them.
+    """Which workers have begun to read a dataset, told to the process that started them.
 
-    The workers of one pass share the seed that their loader drew for it, and the page on which they
-    note it with that process and with the workers of later passes; those that were not forked have
-    a page of their own.
+    They note it on a page that a forked worker shares with that process and with the workers of
+    later passes. Those that were not forked have a page of their own.
     """
 
     def __init__(self) -> None:
         self._is_sent = False
-        self._page = mmap.mmap(-1, ENTRY.size)
+        self._first: weakref.ref[Any] | None = None
         self._loads = 0
+        self._page = mmap.mmap(-1, HEAD.size + MOST_WORKERS)
 
-    def claim(self, seed: int) -> bool:
+    def claim(self, worker: int) -> bool:
         """Called in a worker that begins.
 
         Returns:
-            Whether no other pass was first.
+            Whether no worker of this number has begun before, in an earlier pass.
         """
-        is_claimed, first, loads = ENTRY.unpack(self._page[:])
-        if not is_claimed:
-            self._page[:] = ENTRY.pack(True, seed, loads)
-        return not is_claimed or first == seed
+        is_first = not self._page[HEAD.size + worker]
+        self._page[0] = self._page[HEAD.size + worker] = 1
+        return is_first
+
+    def claim_for_new_process(self) -> bool:
+        """Called while the dataset is pickled; whether that is for the first pass, if for any."""
+        iterator = _starting_loader() if is_spawning() else None
+        if iterator is None:
+            return True
+        if self._first is None:
+            self._first = weakref.ref(iterator)
+        return self._first() is iterator
 
     @property
     def is_outdated(self) -> bool:
         """In a worker: whether a state was loaded after it was forked, which cannot reach it."""
-        return bool(ENTRY.unpack(self._page[:])[2] != self._loads)
+        return bool(HEAD.unpack_from(self._page)[1] != self._loads)
 
     def forget(self) -> None:
         """Begin anew: workers that are alive may go on, but not begin another pass."""
-        self._is_sent = False
+        self._is_sent, self._first = False, None
         self._loads += 1
-        self._page[:] = ENTRY.pack(False, 0, self._loads)
-
-    def claim_for_new_process(self) -> bool:
-        """Called while the dataset is pickled: such a process has a page of its own."""
-        seed = _seed_of_loader() if is_spawning() else None
-        return seed is None or self.claim(seed)
+        self._page[:] = HEAD.pack(False, self._loads) + bytes(MOST_WORKERS)
 
     @property
     def is_raised(self) -> bool:
@@ -72,13 +78,13 @@ def is_spawning() -> bool:
     return get_spawning_popen() is not None
 
 
-def _seed_of_loader() -> int | None:
-    """Of the loader that is starting a worker just now."""
+def _starting_loader() -> Any:
+    """The iterator of the loader that is starting a worker just now."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        seed = getattr(frame.f_locals.get("self"), "_base_seed", None)
-        if isinstance(seed, int):
-            return seed
+        owner = frame.f_locals.get("self")
+        if hasattr(owner, "_base_seed"):
+            return owner
         frame = frame.f_back
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -152,14 +153,12 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         self._stream: PackStream | None = None
         self._consumed: Consumed | None = None
         self._workers = WorkerFlag()
-        self._passes = 0
 
     def __iter__(self) -> Iterator[PackedBatch]:
         check_caller(sys._getframe(1))
         if self._stream is not None:
             self._stream.retire()
         state, self._resume = self._resume, None
-        self._passes += 1
         # A worker's copy of the dataset counts what it gives, not what its parent consumed.
         self._consumed = None
         worker = get_worker_info()
@@ -167,12 +166,10 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             self._workers = WorkerFlag()
         elif self._workers.is_outdated:
             return _too_late()
-        elif not self._workers.claim(worker.seed - worker.id):
+        elif not self._workers.claim(worker.id):
             # An earlier pass of workers went on from there; this one begins anew.
             state = None
-        # Workers that live on have one seed for all of their passes.
-        number = [worker.seed - worker.id, self._passes] if worker else None
-        self._stream = PackStream(self, state, number)
+        self._stream = PackStream(self, state, secrets.randbits(48) if worker else None)
         return self._stream
 
     def state_dict(self) -> dict[str, Any]:

@@ -215,7 +215,7 @@ class Consumed:
         self.start = start
         self.rank = rank
         self.world = world
-        self.number: Any = None
+        self.streams: dict[tuple[int, int], int | None] = {}
         self.latest: Mapping[str, Any] | None = None
         self.shards = {s[0]: s for s in start["shards"]}
 
@@ -226,15 +226,21 @@ class Consumed:
         """
         check_fingerprint(state["fingerprint"], self.start["fingerprint"])
         check_scope(state, self.rank, self.world)
-        number = state.get("pass")
-        if self.latest is not None and number != self.number:
-            # Another pass over the data, from its start.
+        if self._is_new_pass(state):
             self.shards.clear()
-        self.number = number
+            self.streams.clear()
+        self.streams[tuple(state["scope"][:2])] = state.get("stream")
         if all(s[0] in self.shards and s[1] <= self.shards[s[0]][1] for s in state["shards"]):
             return
         self.shards.update((s[0], s) for s in state["shards"])
         self.latest = state
+
+    def _is_new_pass(self, state: Mapping[str, Any]) -> bool:
+        """Whether a worker has begun again, from the start of the data, or others have."""
+        owners, owner = state["scope"][:2]
+        known = self.streams.get((owners, owner), state.get("stream"))
+        others = any(count != owners for count, _ in self.streams)
+        return others or known != state.get("stream")
 
     def state(self) -> dict[str, Any]:
         """The state of the rank after these batches."""

@@ -28,14 +28,15 @@ class PackStream:
     Args:
         dataset: says what is packed, and how.
         state: where to go on, or ``None`` to begin.
-        number: of the pass, where workers make it; it travels with each batch.
+        number: tells the stream of a worker from those of its other passes, and travels with each
+            batch.
     """
 
     def __init__(
         self,
         dataset: PackedDataset,
         state: Mapping[str, Any] | None = None,
-        number: list[int] | None = None,
+        number: int | None = None,
     ) -> None:
         self.dataset = dataset
         self.number = number
@@ -151,7 +152,7 @@ class PackStream:
             state=self.state_dict() if self.dataset.obstacle is None else None,
         )
         if self.number is not None and batch["treepack"].state is not None:
-            batch["treepack"].state["pass"] = self.number
+            batch["treepack"].state["stream"] = self.number
         batch["treepack"].stats.update(shard.stats())
         return batch
 
