@@ -1,23 +1,22 @@
 """Text models: every path of a packed row gets the logits and gradients that it gets alone."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
 import torch
 import treepack as tp
-from forests import random_forest
 from support import cases
-from text_rows import paths
+from text_rows import VOCABULARY, distance, gradients, paths
+from text_rows import random_row as any_row
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
-from treepack.attention import TreePlan
-from treepack.batch import PackedRow
 
 # Norms and rotary embeddings compute in float32 whatever the model's dtype.
 LOGITS, GRADIENTS = 1e-11, 1e-6
 SIZES = {
-    "vocab_size": 40,
+    "vocab_size": VOCABULARY,
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 2,
@@ -26,6 +25,7 @@ SIZES = {
     "head_dim": 8,
     "initializer_range": 0.5,
 }
+random_row = functools.partial(any_row, mode="none")
 MODELS = {
     "llama": lambda **sizes: LlamaForCausalLM(LlamaConfig(**SIZES | sizes)),
     "qwen3": lambda **sizes: Qwen3ForCausalLM(Qwen3Config(**SIZES | sizes)),
@@ -46,32 +46,6 @@ def pair(name, dtype=torch.float64, **sizes):
     tp.hf.register()
     ours.set_attn_implementation("treepack")
     return stock, ours
-
-
-def random_row(rng, total=None, **forest):
-    """A packed row of text, as the model takes it."""
-    forest = random_forest(rng, mode="none", **forest)
-    mask = tp.TreeMask.from_nodes(*(forest if total is None else forest._replace(total=total)))
-    row = PackedRow(mask, TreePlan.from_mask(mask))
-    inputs = {
-        "input_ids": torch.from_numpy(rng.integers(0, SIZES["vocab_size"], (1, mask.total))),
-        "position_ids": torch.from_numpy(mask.positions()),
-        "use_cache": False,
-    }
-    return mask, {**inputs, "treepack": row}
-
-
-def gradients(model, loss):
-    loss.backward()
-    found = {name: p.grad for name, p in model.named_parameters()}
-    model.zero_grad()
-    return found
-
-
-def distance(ours, theirs):
-    """Largest difference of two sets of gradients, in parts of the largest gradient."""
-    largest = max(grad.abs().max() for grad in theirs.values())
-    return max((ours[name] - theirs[name]).abs().max() for name in theirs) / largest
 
 
 def alone(stock, mask, inputs, weights):
