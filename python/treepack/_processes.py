@@ -10,17 +10,21 @@ from multiprocessing.context import get_spawning_popen
 from types import FrameType
 from typing import Any
 
+from torch.utils.data import get_worker_info
+
 from treepack.errors import DatasetError
 
-HEAD = struct.Struct("<?q")
+HEAD = struct.Struct("<?qi")
+"""Whether a worker has begun, how often a state was loaded, and the workers of the first pass."""
+
 MOST_WORKERS = 2**12
 
 
-class WorkerFlag:
-    """Which workers have begun to read a dataset, told to the process that started them.
+class Board:
+    """What the workers of a dataset and the process that starts them tell each other.
 
-    They note it on a page that a forked worker shares with that process and with the workers of
-    later passes. Those that were not forked have a page of their own.
+    It is a page of memory: the head, then one byte for each worker that has begun. A forked worker
+    shares it with that process and with the workers of later passes; others have one of their own.
     """
 
     def __init__(self) -> None:
@@ -29,17 +33,15 @@ class WorkerFlag:
         self._loads = 0
         self._page = mmap.mmap(-1, HEAD.size + MOST_WORKERS)
 
-    def claim(self, worker: int) -> bool:
-        """Called in a worker that begins.
-
-        Returns:
-            Whether no worker of this number has begun before, in an earlier pass.
-        """
-        is_first = not self._page[HEAD.size + worker]
-        self._page[0] = self._page[HEAD.size + worker] = 1
+    def begin(self, worker: int, workers: int) -> bool:
+        """Called in a worker that begins; whether its pass is the first one."""
+        has_begun, loads, first = HEAD.unpack_from(self._page)
+        is_first = not self._page[HEAD.size + worker] and first in (0, workers)
+        self._page[HEAD.size + worker] = 1
+        HEAD.pack_into(self._page, 0, True, loads, first if has_begun and first else workers)
         return is_first
 
-    def claim_for_new_process(self) -> bool:
+    def begin_new_process(self) -> bool:
         """Called while the dataset is pickled; whether that is for the first pass, if for any."""
         iterator = _starting_loader() if is_spawning() else None
         if iterator is None:
@@ -53,16 +55,26 @@ class WorkerFlag:
         """In a worker: whether a state was loaded after it was forked, which cannot reach it."""
         return bool(HEAD.unpack_from(self._page)[1] != self._loads)
 
-    def forget(self) -> None:
-        """Begin anew: workers that are alive may go on, but not begin another pass."""
-        self._is_sent, self._first = False, None
-        self._loads += 1
-        self._page[:] = HEAD.pack(False, self._loads) + bytes(MOST_WORKERS)
-
     @property
-    def is_raised(self) -> bool:
+    def has_workers(self) -> bool:
         """Whether a worker has begun, or a new process was sent the dataset."""
         return self._is_sent or bool(self._page[0])
+
+    def clear(self) -> None:
+        """The next pass is the first one; workers that live on may make it."""
+        if get_worker_info() is not None:
+            # What a worker does for itself is no business of its siblings.
+            self._page[0] = 1
+            self.__init__()  # type: ignore[misc]
+            return
+        self._is_sent, self._first = False, None
+        self._page[:] = HEAD.pack(False, self._loads, 0) + bytes(MOST_WORKERS)
+
+    def note_load(self) -> None:
+        """A state was loaded: the next pass is the first one, with workers that know of it."""
+        if get_worker_info() is None:
+            self._loads += 1
+        self.clear()
 
     def __getstate__(self) -> bool:
         if is_spawning():
@@ -79,7 +91,10 @@ def is_spawning() -> bool:
 
 
 def _starting_loader() -> Any:
-    """The iterator of the loader that is starting a worker just now."""
+    """The iterator of the loader that is starting a worker just now.
+
+    Nothing tells the dataset of it: it is the caller that has drawn a seed for its workers.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

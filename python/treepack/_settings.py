@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,9 +84,28 @@ def positive(name: str, value: int | None) -> int | None:
     """A positive integer or ``None``."""
     if value is None:
         return None
-    if isinstance(value, bool) or int(value) != value or value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise DatasetError(f"{name} must be a positive integer or None, got {value!r}")
     return int(value)
+
+
+def check_dict(name: str, value: Any) -> dict[str, Any]:
+    """A dict of settings by name."""
+    if not isinstance(value, Mapping):
+        raise DatasetError(f"{name} must be a dict by name, got {value!r}")
+    return dict(value)
+
+
+def check_windows(windows: Any) -> tuple[int, ...]:
+    """Windows of sliding attention, in tokens."""
+    is_listed = isinstance(windows, Iterable) and not isinstance(windows, str)
+    found = tuple(positive("a window", window) or 0 for window in windows) if is_listed else None
+    if found is None or 0 in found:
+        raise DatasetError(
+            f"windows must be a list of windows in tokens, got {windows!r}; pass "
+            "treepack.hf.windows(model)"
+        )
+    return found
 
 
 def check_seed(value: int) -> int:

@@ -200,7 +200,7 @@ def collate(
         row.stats(mask, len(targets.token), budgets),
         state,
         _plan_windows(mask, windows),
-        targets.node,
+        targets.counts,
     )
     return batch
 

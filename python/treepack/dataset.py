@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from treepack._processes import WorkerFlag, check_caller, is_spawning
+from treepack._processes import Board, check_caller, is_spawning
 from treepack._settings import (
+    check_dict,
     check_seed,
     check_shard,
     check_table,
+    check_windows,
     default_shard,
     find_family,
     one_of,
@@ -123,7 +125,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         if costs is not None:
             source = check_table(costs).attach(source)
         self.source = source
-        self.budgets = dict(budgets)
+        self.budgets = check_dict("budgets", budgets)
         self.family = find_family(processor, family, chat, self.budgets)
         self.shard = check_shard(default_shard() if shard is None else shard)
         self.virtual_shards = positive("virtual_shards", virtual_shards)
@@ -137,13 +139,13 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             )
         self.pad_to_budget = pad_to_budget
         self.bidirectional = bidirectional
-        self.windows = tuple(windows)
+        self.windows = check_windows(windows)
         if pad_to_budget and "tokens" not in self.budgets:
             raise BudgetError(f"pad_to_budget needs a budget 'tokens'; there are {list(budgets)}")
         self.transform = transform
         self.policy = Policy(
             self.budgets,
-            {"pool_size": pool_size, "oversize": oversize, **(packer or {})},
+            {"pool_size": pool_size, "oversize": oversize, **check_dict("packer", packer or {})},
             skips=one_of("on_error", on_error, ("raise", "skip")) == "skip",
             requeues=one_of("on_wrong_cost", on_wrong_cost, ("raise", "requeue")) == "requeue",
         )
@@ -152,25 +154,28 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         self._resume: dict[str, Any] | None = None
         self._stream: PackStream | None = None
         self._consumed: Consumed | None = None
-        self._workers = WorkerFlag()
+        self._board = Board()
 
     def __iter__(self) -> Iterator[PackedBatch]:
         check_caller(sys._getframe(1))
         if self._stream is not None:
             self._stream.retire()
-        state, self._resume = self._resume, None
+        state = self._resume
         # A worker's copy of the dataset counts what it gives, not what its parent consumed.
         self._consumed = None
         worker = get_worker_info()
         if worker is None:
-            self._workers = WorkerFlag()
-        elif self._workers.is_outdated:
-            return _too_late()
-        elif not self._workers.claim(worker.id):
+            self._board.clear()
+        elif self._board.is_outdated:
+            return _refuse()
+        elif not self._board.begin(worker.id, worker.num_workers):
             # An earlier pass of workers went on from there; this one begins anew.
             state = None
-        self._stream = PackStream(self, state, secrets.randbits(48) if worker else None)
-        return self._stream
+        stamp = [secrets.randbits(48), int(state is not None)] if worker else None
+        stream = PackStream(self, state, stamp)
+        # Not before: to go back to a place takes time, and may fail or be interrupted.
+        self._resume, self._stream = None, stream
+        return stream
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: enough to go on as if nothing had happened.
@@ -206,7 +211,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             raise StateError(self.obstacle)
         if self._consumed is not None:
             return self._consumed.state()
-        if self._workers.is_raised and get_worker_info() is None:
+        if self._board.has_workers and get_worker_info() is None:
             raise StateError(
                 "worker processes make the batches, and batches wait in their queues; call "
                 "dataset.consumed(batch) for each batch that was trained on"
@@ -243,13 +248,14 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             raise StateError(self.obstacle)
         check_state(state, self.fingerprint(), self.virtual_shards)
         check_scope(state, *self.shard)
-        self.reset()
+        self._stream = self._consumed = None
         self._resume = copy.deepcopy(dict(state))
+        self._board.note_load()
 
     def reset(self) -> None:
         """Make the next iteration begin at the start of the stream."""
         self._resume = self._stream = self._consumed = None
-        self._workers.forget()
+        self._board.clear()
 
     def consumed(self, batch: Mapping[str, Any]) -> None:
         """Count a batch as trained on, so that `state_dict` knows where to go on.
@@ -261,15 +267,22 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             batch: a `PackedBatch` of this dataset; in the order in which the loader gives them.
 
         Raises:
-            StateError: the batch carries no state, or that of another rank or dataset.
+            StateError: the batch carries no state, or that of another rank or dataset, or its
+                workers do not know of a state that was loaded.
         """
         state = getattr(batch.get("treepack"), "state", None)
         if state is None:
             raise StateError(self.obstacle or "the batch carries no state")
+        if self._resume is not None and not state.get("stream", (0, 1))[1]:
+            if not self._board.has_workers:
+                raise StateError(TOO_LATE)
+            # Another pass has gone on from there; this one began anew.
+            self._resume = self._consumed = None
         if self._consumed is None:
-            self.count_from(self.next_start())
-        assert self._consumed is not None
+            self._consumed = Consumed(self.next_start(), *self.shard)
         self._consumed.add(state)
+        # The workers have it; another pass begins anew.
+        self._resume = None
 
     def count_from(self, start: Mapping[str, Any]) -> None:
         """Count consumed batches from the start of an iteration that has just begun.
@@ -281,8 +294,6 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             start: what `next_start` was before the iteration began.
         """
         self._consumed = Consumed(start, *self.shard)
-        # The workers have it; another pass begins anew.
-        self._resume = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What the packs depend on beside the examples, as a state keeps it."""
@@ -304,22 +315,25 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         # What runs in this process stays in it.
         if is_spawning():
             check_caller(sys._getframe(1))
-        is_first = self._resume is None or self._workers.claim_for_new_process()
+        is_first = self._resume is None or self._board.begin_new_process()
         return {**self.__dict__, "_stream": None, "_resume": self._resume if is_first else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copy has workers of its own.
-        self.__dict__.update(state, _workers=WorkerFlag())
+        self.__dict__.update(state, _board=Board())
 
     def __repr__(self) -> str:
         kind, shard, virtual_shards = type(self.source).__name__, self.shard, self.virtual_shards
         return f"PackedDataset({kind}, budgets={self.budgets}, {shard=}, {virtual_shards=})"
 
 
-def _too_late() -> Iterator[PackedBatch]:
+TOO_LATE = (
+    "a state was loaded, but the workers were started before that and live on "
+    "(persistent_workers=True); make a new DataLoader after load_state_dict()"
+)
+
+
+def _refuse() -> Iterator[PackedBatch]:
     # With the first batch: an error of __iter__ itself would end the worker without a word.
-    raise StateError(
-        "a state was loaded, but the workers were started before that and live on "
-        "(persistent_workers=True); make a new DataLoader after load_state_dict()"
-    )
+    raise StateError(TOO_LATE)
     yield

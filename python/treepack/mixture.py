@@ -136,7 +136,8 @@ def draw(source: Any, position: int, seed: int, shuffle: bool) -> int:
 
 def is_mixture(source: Any) -> bool:
     """Whether a source has an order of its own: a `Mixture`, also one with costs beside it."""
-    return hasattr(source, "draw")
+    inner = getattr(source, "source", source)
+    return isinstance(inner, Mixture) and hasattr(source, "draw")
 
 
 @lru_cache(maxsize=8)

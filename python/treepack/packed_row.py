@@ -30,7 +30,7 @@ class PackedRow:
         keys: keys of the examples, in order of the row.
         stats: numbers for a logger, by name: fill of each budget, examples, branches, targets.
         state: where the loader stands after this row (see `PackedDataset`), or ``None``.
-        target_node: int64 ``[L]``, for each target the node of the mask that it is a token of.
+        target_counts: int64 ``[nodes]``, targets of each node of the mask.
 
     Example:
         A preference or RL loss needs the log-probability of each response; here of two branches:
@@ -54,7 +54,7 @@ class PackedRow:
         "plan",
         "state",
         "stats",
-        "target_node",
+        "target_counts",
     )
 
     def __init__(
@@ -65,16 +65,23 @@ class PackedRow:
         stats: Mapping[str, float] | None = None,
         state: Any = None,
         windows: Mapping[int, TreePlan] | None = None,
-        target_node: npt.NDArray[np.int64] | None = None,
+        target_counts: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.mask = mask
         self.plan = plan
         self.keys = list(keys)
         self.stats = dict(stats or {})
         self.state = state
-        self.target_node = np.empty(0, np.int64) if target_node is None else target_node
+        none = np.zeros(mask.n_nodes, np.int64)
+        self.target_counts = none if target_counts is None else target_counts
         self._windows = dict(windows or {})
         self._blocks: dict[int | None, Blocks] = {}
+
+    @property
+    def target_node(self) -> npt.NDArray[np.int64]:
+        """For each target the node of the mask that it is a token of, int64 ``[L]``."""
+        # Made where it is asked for: most losses do not, and every batch crosses a process border.
+        return np.repeat(np.arange(self.mask.n_nodes), self.target_counts)
 
     @property
     def target_example(self) -> npt.NDArray[np.int64]:
@@ -138,11 +145,11 @@ class PackedRow:
     def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
         windows = {window: move(plan) for window, plan in self._windows.items()}
         told = (self.keys, self.stats, self.state)
-        return PackedRow(self.mask, move(self.plan), *told, windows, self.target_node)
+        return PackedRow(self.mask, move(self.plan), *told, windows, self.target_counts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         told = (self.keys, self.stats, self.state)
-        return PackedRow, (self.mask, self.plan, *told, self._windows, self.target_node)
+        return PackedRow, (self.mask, self.plan, *told, self._windows, self.target_counts)
 
     def __repr__(self) -> str:
         return f"PackedRow(keys={reprlib.repr(self.keys)}, mask={self.mask!r})"

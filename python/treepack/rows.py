@@ -23,13 +23,13 @@ class Targets(NamedTuple):
         position: int64 ``[L]``, row positions whose hidden state predicts a target.
         token: int64 ``[L]``, the targets.
         weight: float32 ``[L]``, their loss weights.
-        node: int64 ``[L]``, the node of the mask that each target is a token of.
+        counts: int64 ``[nodes]``, targets of each node of the mask.
     """
 
     position: Int64
     token: Int64
     weight: Float32
-    node: Int64
+    counts: Int64
 
 
 class Row:
@@ -117,23 +117,24 @@ class Row:
         ends = [IGNORE if node.end_target is None else node.end_target for node in nodes]
         end_targets = np.array(ends, np.int64)
         end_weights = np.array([_end_weight(node) for node in nodes], np.float32)
-        found = mask.targets(np.array(trained, np.int64), labels, weights, end_targets, end_weights)
-        return Targets(*found, self._owners(trained, labels, end_targets))
+        where = np.array(trained, np.int64)
+        found = mask.targets(where, labels, weights, end_targets, end_weights)
+        return Targets(*found, self._counts(where, labels, end_targets))
 
-    def _owners(self, trained: list[int], labels: Int64, end_targets: Int64) -> Int64:
-        """The node of each target, from the nodes that have some and their labels end to end."""
-        count = len(trained)
-        lengths = np.fromiter((len(self.nodes[i].tokens) for i in trained), np.int64, count)
-        is_root = np.fromiter((self.parents[i] < 0 for i in trained), bool, count)
-        ends = lengths.cumsum()
-        starts = ends - lengths
-        is_target = labels != IGNORE
+    def _counts(self, trained: Int64, labels: Int64, end_targets: Int64) -> Int64:
+        """Targets of each node, from the nodes that may have some and their labels end to end."""
+        lengths = np.fromiter((len(self.nodes[i].tokens) for i in trained), np.int64, len(trained))
+        is_root = np.fromiter((self.parents[i] < 0 for i in trained), bool, len(trained))
+        starts = lengths.cumsum() - lengths
+        # One more, since empty nodes at the end start behind the last label.
+        is_target = np.zeros(len(labels) + 1, bool)
+        np.not_equal(labels, IGNORE, out=is_target[:-1])
         # Nothing predicts the first token of a root.
         is_target[starts[is_root]] = False
-        before = np.zeros(len(labels) + 1, np.int64)
-        is_target.cumsum(out=before[1:])
-        counts = before[ends] - before[starts] + (end_targets != IGNORE)
-        return np.repeat(np.array(trained, np.int64), counts)
+        counts = np.zeros(len(self.nodes), np.int64)
+        counts[trained] = np.add.reduceat(is_target, starts, dtype=np.int64) * (lengths > 0)
+        counts[trained] += end_targets != IGNORE
+        return counts
 
     def stats(
         self, mask: TreeMask, n_targets: int, budgets: Mapping[str, int] | None

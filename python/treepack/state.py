@@ -3,7 +3,8 @@
 A state is ``{"version", "fingerprint", "virtual_shards", "scope", "shards"}``. It says what it
 covers: ``scope`` is ``[owners, owner, offset]``, the virtual shards ``s`` with
 ``(s - offset) mod owners == owner``; with one owner, all of them, of which ``offset`` comes next.
-Each shard is one `ShardState`.
+Each shard is one `ShardState`. The state that travels with the batch of a worker also has
+``stream``: a number of the worker's pass, and whether the pass was given a state to go on from.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class Consumed:
         self.start = start
         self.rank = rank
         self.world = world
-        self.streams: dict[tuple[int, int], int | None] = {}
+        self.streams: dict[tuple[int, int], Any] = {}
         self.latest: Mapping[str, Any] | None = None
         self.shards = {s[0]: s for s in start["shards"]}
 

@@ -23,23 +23,23 @@ class PackStream:
     """The packs of the virtual shards of one worker, in turns.
 
     An error leaves the stream usable: the next call goes on without the example that failed. So
-    does an interrupt, with nothing lost of what it interrupted.
+    does an interrupt, with nothing lost if the source can go back to a place.
 
     Args:
         dataset: says what is packed, and how.
         state: where to go on, or ``None`` to begin.
-        number: tells the stream of a worker from those of its other passes, and travels with each
-            batch.
+        stamp: of a worker's stream: a number that tells it from those of other passes, and whether
+            it was given a state. It travels with each batch.
     """
 
     def __init__(
         self,
         dataset: PackedDataset,
         state: Mapping[str, Any] | None = None,
-        number: int | None = None,
+        stamp: list[int] | None = None,
     ) -> None:
         self.dataset = dataset
-        self.number = number
+        self.stamp = stamp
         self.ownership = _own(dataset, state)
         saved = {s[0]: ShardState(*s) for s in state["shards"]} if state else {}
         examples = Examples(
@@ -81,7 +81,9 @@ class PackStream:
                 "an iterable is read by one at a time; make a dataset for each"
             )
         if self._is_interrupted and self.dataset.obstacle is None:
-            self.__init__(self.dataset, self.state_dict(), self.number)  # type: ignore[misc]
+            # What was in flight is read again.
+            self.__init__(self.dataset, self.state_dict(), self.stamp)  # type: ignore[misc]
+        self._before = {}
         try:
             return self._next_batch()
         except Exception:
@@ -151,8 +153,8 @@ class PackStream:
             windows=self.dataset.windows,
             state=self.state_dict() if self.dataset.obstacle is None else None,
         )
-        if self.number is not None and batch["treepack"].state is not None:
-            batch["treepack"].state["stream"] = self.number
+        if self.stamp is not None and batch["treepack"].state is not None:
+            batch["treepack"].state["stream"] = self.stamp
         batch["treepack"].stats.update(shard.stats())
         return batch
 

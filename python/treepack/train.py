@@ -15,6 +15,9 @@ from treepack.state import merge
 
 __all__ = ["gather_state", "steps"]
 
+PATIENCE = 1_000
+"""Steps one after the other that may have no weight."""
+
 
 class Agreement(NamedTuple):
     """What a rank has for a step; summed over the ranks, what all have."""
@@ -49,11 +52,12 @@ def steps(
             GPU a synchronisation.
 
     Yields:
-        ``accumulate`` packs and the sum of ``loss_weights`` over the step, of all ranks.
+        ``accumulate`` packs and the sum of ``loss_weights`` over the step, of all ranks. A step
+        without any weight is passed over, since there is nothing to learn from it.
 
     Raises:
-        DatasetError: a step without any weight, or another rank's loader failed; every rank
-            raises, and none hangs.
+        DatasetError: no step has any weight, of all or of the last thousand; or another rank's
+            loader failed; every rank raises, and none hangs.
 
     Example:
         >>> import treepack as tp
@@ -62,12 +66,13 @@ def steps(
         >>> [(len(packs), weight) for packs, weight in steps(dataset, accumulate=2, end="fill")]
         [(2, 2.0), (2, 1.0)]
     """
-    if accumulate < 1 or end not in ("stop", "fill"):
+    if not isinstance(accumulate, int) or accumulate < 1 or end not in ("stop", "fill"):
         raise DatasetError(
-            f"accumulate must be positive and end 'stop' or 'fill', got {accumulate} and {end!r}"
+            f"accumulate must be a positive integer and end 'stop' or 'fill', got {accumulate!r} "
+            f"and {end!r}"
         )
     world = dist.get_world_size(group) if _is_distributed() else 1
-    stream, filler = None, None
+    stream, filler, weightless, has_weight = None, None, 0, False
     while True:
         stream, packs, failure = _take(loader, stream, accumulate)
         filler = packs[-1] if packs else filler
@@ -76,11 +81,18 @@ def steps(
             raise failure
         _check_ranks(total)
         if total.packs == 0 or (end == "stop" and total.is_full < world):
+            if not has_weight:
+                _refuse_weightless(weightless)
             return
-        _check_weight(total)
         if total.is_empty:
             filler = _share(filler, group)
         _mark_consumed(loader, packs)
+        weightless = 0 if total.weight > 0 else weightless + 1
+        has_weight = has_weight or not weightless
+        if weightless >= PATIENCE:
+            _refuse_weightless(weightless)
+        if weightless:
+            continue
         packs += [_weightless(pack) for pack in [filler] * (accumulate - len(packs)) if pack]
         yield packs, total.weight
 
@@ -170,11 +182,11 @@ def _check_ranks(total: Agreement) -> None:
         )
 
 
-def _check_weight(total: Agreement) -> None:
-    if not total.weight > 0:
+def _refuse_weightless(steps: int) -> None:
+    if steps:
         raise DatasetError(
-            f"the loss weights of a step sum to {total.weight}, over {total.packs:.0f} packs; "
-            "nothing in them is trained on, so check labels and weights"
+            f"the loss weights of {steps} steps, one after the other, sum to 0; nothing in them is "
+            "trained on, so check labels and weights"
         )
 
 

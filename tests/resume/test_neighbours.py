@@ -74,6 +74,9 @@ def test_stateful_dataloader_at_every_step(workers):
         other = load()
         other.load_state_dict(states[n])
         assert keys_of(other) == keys[n + 1 :]
+    # Each has its own way of telling workers where to begin, and leaves none behind.
+    assert keys_of(other) == keys
+    assert keys_of(DataLoader(other.dataset, batch_size=None, num_workers=workers)) == keys
 
 
 # Hugging Face datasets

@@ -239,6 +239,26 @@ def test_a_cancelled_step_is_not_consumed():
     ]
 
 
+def test_steps_without_weight_are_passed_over():
+    """And counted as consumed; but not for ever."""
+    plain = [tp.MessageTree([1, 2], key=f"plain {i}", costs={"crops": 0}) for i in range(3)]
+    trained = [tp.MessageTree([1, 2], labels=[1, 2], key=i, costs={"crops": 0}) for i in range(2)]
+
+    def make(source, **options):
+        options = {"budgets": {"tokens": 2, "crops": 1}, "shuffle": False, **options}
+        return tp.PackedDataset(source, **options)
+
+    stream = make([plain[0], trained[0], *plain[1:], trained[1], plain[0]])
+    seen = [pack["treepack"].keys for packs, _ in steps(stream) for pack in packs]
+    assert seen == [[0], [1]]
+    rest = make(stream.source)
+    rest.load_state_dict(stream.state_dict())
+    assert list(rest) == []
+    with pytest.raises(errors.DatasetError, match=r"1000 steps.*labels"):
+        list(steps(make(plain, epochs=None)))
+    assert list(steps([])) == []
+
+
 def test_inputs_of_a_filled_step_are_not_modified():
     packs = list(labelled(n=12))
     sums = [pack["loss_weights"].sum().item() for pack in packs]
@@ -246,7 +266,7 @@ def test_inputs_of_a_filled_step_are_not_modified():
     assert [pack["loss_weights"].sum().item() for pack in packs] == sums
 
 
-@pytest.mark.parametrize("options", [{"accumulate": 0}, {"end": "drop"}])
+@pytest.mark.parametrize("options", [{"accumulate": 0}, {"accumulate": "2"}, {"end": "drop"}])
 def test_settings_that_cannot_work_are_refused(options):
     with pytest.raises(errors.DatasetError, match="accumulate"):
         next(steps([], **options))

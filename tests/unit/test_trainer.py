@@ -202,6 +202,55 @@ def test_the_arguments_are_left_as_they_were(tmp_path):
     assert args.to_dict() == before
 
 
+def test_only_packed_data_can_be_used(tmp_path):
+    for data in ([{"input_ids": [1, 2]}], None):
+        with pytest.raises(DatasetError, match="train_dataset must be a PackedDataset"):
+            make_trainer(tmp_path, data=data or [1]).train()
+    trainer = make_trainer(tmp_path)
+    for data in (None, [1]):
+        with pytest.raises(DatasetError, match="eval_dataset must be a PackedDataset"):
+            trainer.evaluate(data)
+    empty = tp.PackedDataset([tp.MessageTree([1] * 9)], budgets={"tokens": 4}, oversize="drop")
+    with pytest.raises(DatasetError, match="no packs"):
+        trainer.evaluate(empty)
+
+
+def test_attention_alone_is_not_enough(tmp_path):
+    model = make_model()
+    tp.hf.restore(model)
+    model.set_attn_implementation("treepack")
+    with pytest.raises(AttentionError, match=r"tp\.hf\.prepare"):
+        make_trainer(tmp_path, model=model)
+
+
+def test_evaluation_leaves_an_iterable_where_it_is(tmp_path):
+    data = tp.PackedDataset(Going(make_data().source), budgets={"tokens": 64}, pool_size=6)
+    trainer = make_trainer(tmp_path, data=data)
+    reader = iter(data)
+    rows = [next(reader) for _ in range(3)]
+    assert trainer.evaluate(data)["eval_loss"] > 0
+    keys = [key for row in [*rows, *reader] for key in row["treepack"].keys]
+    assert sorted(keys) == list(range(60))
+
+
+class Going:
+    """An iterable that saves its place."""
+
+    def __init__(self, items):
+        self.items, self.next = items, 0
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+    def __iter__(self):
+        while self.next < len(self.items):
+            self.next += 1
+            yield self.items[self.next - 1]
+
+
 def test_a_stock_trainer_cannot_lose_packs(tmp_path):
     args = hf.TrainingArguments(str(tmp_path), max_steps=1, remove_unused_columns=False, **QUIET)
     stock = hf.Trainer(make_model(), args, train_dataset=make_data())

@@ -66,8 +66,9 @@ def merge_on(device_type: str) -> Callable[..., Any]:
 
 
 def _has_compiler() -> bool:
-    # Triton builds what launches its kernels with the C compiler of the machine.
-    return any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang")))
+    # Triton builds what launches its kernels with the C compiler of the machine, one of these.
+    named = os.environ.get("CC", "").split()
+    return any(map(shutil.which, named[:1] or ("gcc", "clang")))
 
 
 def _or_nothing(lse: torch.Tensor) -> torch.Tensor:

@@ -35,13 +35,13 @@ class Restored:
 
     def __init__(self, model: Any, base: Any, now: Setting, packed: Setting) -> None:
         self._model = model
-        self._change = base, now, packed
+        self._base, self._now, self._packed = base, now, packed
 
     def __enter__(self) -> Any:
         return self._model
 
     def __exit__(self, *_: object) -> None:
-        _change(*self._change)
+        _change(self._base, self._now, self._packed)
 
 
 def prepare(model: Model, backend: str | None = None) -> Model:
@@ -110,7 +110,8 @@ def restore(model: nn.Module) -> Restored:
 
     The attention implementation of each part that `prepare` changed and the loss function become
     what they were; what somebody else has set since stays. Doing it twice changes nothing more, and
-    a block leaves a model that was not packed when it began as it is.
+    a block leaves a model that was not packed when it began as it is. The end of a block packs
+    again whatever was restored inside it.
 
     Args:
         model: that was prepared, wrapped by PEFT or ``torch.compile`` or not; of a model in
@@ -168,11 +169,13 @@ def windows(model: nn.Module) -> tuple[int, ...]:
 
 
 def is_packed(model: nn.Module) -> bool:
-    """Whether a model is prepared now: never, or restored, it is not."""
+    """Whether a model takes packed batches: prepared, and not restored since."""
     from treepack.hf.attention import NAME
+    from treepack.hf.loss import weighted_loss
 
-    layers = _attention_layers(_base_of(model))
-    return any((_implementation(layer) or "").startswith(NAME) for layer in layers)
+    base = _base_of(model)
+    attends = ((_implementation(layer) or "").startswith(NAME) for layer in _attention_layers(base))
+    return any(attends) and base.loss_function is weighted_loss
 
 
 def _base_of(model: Any) -> Any:

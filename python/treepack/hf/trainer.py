@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from treepack.batch import PackedBatch
+from treepack.dataset import PackedDataset
 from treepack.errors import AttentionError, DatasetError, StateError
 from treepack.hf.model import is_packed
+from treepack.sources import is_map_style
 from treepack.train import gather_state, steps
 
 
@@ -33,7 +35,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     Raises:
         AttentionError: the model is not prepared.
-        DatasetError: several GPUs in one process, or ``average_tokens_across_devices=False``.
+        DatasetError: several GPUs in one process, ``average_tokens_across_devices=False``, or data
+            that is no `PackedDataset`.
         StateError: the checkpoint to resume from has no state of the data.
 
     Example:
@@ -85,15 +88,16 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> Iterator[tuple[list[PackedBatch], float]]:
         """The steps, which nobody can shard a second time."""
         # The body runs with the first step, when the trainer has read its checkpoint.
+        data = _packed(self.train_dataset, "train_dataset")
         saved = self.state.stateful_callbacks.get("treepack")
         if saved is not None:
-            self.train_dataset.load_state_dict(json.loads(saved))
+            data.load_state_dict(json.loads(saved))
         elif self.state.global_step:
             raise StateError(
                 f"the checkpoint of step {self.state.global_step} has no state of the data; it was "
                 "not saved by a PackedTrainer, or its source cannot go back to a place"
             )
-        yield from steps(self._loader(self.train_dataset), self.args.gradient_accumulation_steps)
+        yield from steps(self._loader(data), self.args.gradient_accumulation_steps)
 
     def get_batch_samples(self, epoch_iterator: Any, *_: Any) -> tuple[list[PackedBatch], Any]:
         """The packs of a step, and the weight of all ranks', which is ``num_items_in_batch``."""
@@ -112,7 +116,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
         There are no predictions, so that ``compute_metrics`` is not called.
         """
-        data, prefix = eval_dataset or self.eval_dataset, metric_key_prefix
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        prefix = metric_key_prefix
         if isinstance(data, Mapping):
             parts = [self.evaluate(d, ignore_keys, f"{prefix}_{name}") for name, d in data.items()]
             return {name: value for part in parts for name, value in part.items()}
@@ -125,13 +130,23 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
     def _mean_loss(self, dataset: Any) -> float:
         model, device = self.model_wrapped.eval(), self.args.device
         total, divisor = torch.zeros((), device=device, dtype=torch.float64), 0.0
-        # A pass over the training data must not lose the place of the training.
-        for (pack,), weight in steps(self._loader(copy.copy(dataset)), end="fill"):
-            with torch.no_grad():
+        for (pack,), weight in steps(self._loader(self._apart(dataset)), end="fill"):
+            # Before the training nobody has wrapped the model for mixed precision.
+            with torch.no_grad(), self.accelerator.autocast():
                 total += self.compute_loss(model, pack.to(device), num_items_in_batch=1.0)
             divisor += weight
+        if not divisor:
+            raise DatasetError("the evaluation set gave no packs; look at what it skips or drops")
         # The trainer has multiplied each loss by the number of ranks.
         return float(self.accelerator.reduce(total, "mean")) / divisor
+
+    def _apart(self, dataset: Any) -> PackedDataset:
+        """The whole of a set, so that a pass over the training data loses no place in it."""
+        apart = copy.copy(_packed(dataset, "eval_dataset"))
+        if not is_map_style(apart.source):
+            apart.source = copy.deepcopy(apart.source)
+        apart.reset()
+        return apart
 
     def _loader(self, dataset: Any) -> DataLoader[PackedBatch]:
         return DataLoader(dataset, None, num_workers=self.args.dataloader_num_workers)
@@ -140,3 +155,12 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         if self.train_dataset.obstacle is None:
             self.state.stateful_callbacks["treepack"] = json.dumps(gather_state(self.train_dataset))
         super()._save_checkpoint(model, trial)
+
+
+def _packed(dataset: Any, name: str) -> PackedDataset:
+    if not isinstance(dataset, PackedDataset):
+        raise DatasetError(
+            f"{name} must be a PackedDataset, which knows what is packed, and how; got "
+            f"{type(dataset).__name__}"
+        )
+    return dataset

@@ -57,7 +57,9 @@ def check_device(device: torch.device, majors: tuple[int, ...] = ()) -> None:
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0) or (majors and capability[0] not in majors):
         needed = " or ".join(f"{major}.x" for major in majors) or "8.0, Ampere, or later"
-        instead = "leave backend out" if majors else "use backend='flex'"
+        instead = "use backend='flex'"
+        if majors:
+            instead = "call torch.nn.attention.restore_flash_attention_impl(), or leave backend out"
         raise AttentionError(
             f"{torch.cuda.get_device_name(device)} has compute capability {capability}, this "
             f"FlashAttention needs {needed}; {instead}"

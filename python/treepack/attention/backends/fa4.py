@@ -26,8 +26,8 @@ def check(q: Tensor) -> None:
     found = tuple(map(int, torch.__version__.split(".")[:2]))
     if found < TORCH:
         raise AttentionError(
-            f"FA4 wants torch 2.15 or later, this is {torch.__version__}; update torch, or leave "
-            "backend out"
+            f"FA4 wants torch 2.15 or later, this is {torch.__version__}; update torch, call "
+            "torch.nn.attention.restore_flash_attention_impl(), or leave backend out"
         )
     implementations.require("FA4")
 
