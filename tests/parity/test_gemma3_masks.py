@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import numpy as np
 import torch
 import treepack as tp
@@ -20,7 +22,9 @@ def gemma3_masks(is_image, window):
     config = Gemma3TextConfig(sliding_window=window, num_hidden_layers=2)
     config._attn_implementation = "sdpa"
     groups = get_block_sequence_ids_for_mask(torch.tensor(is_image[None], dtype=torch.int64))
-    nothing = dict.fromkeys(["attention_mask", "past_key_values", "position_ids"])
+    # transformers has renamed the cache, so what is not given is found by not being there.
+    given = {"config", "inputs_embeds", "block_sequence_ids"}
+    nothing = dict.fromkeys(signature(create_masks_for_vision_model).parameters.keys() - given)
     inputs = torch.zeros(1, len(is_image), 1)
     masks = create_masks_for_vision_model(config, inputs, **nothing, block_sequence_ids=groups)
     return [masks[f"{kind}_attention"][0, 0].numpy() for kind in ("full", "sliding")]
