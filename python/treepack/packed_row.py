@@ -72,8 +72,9 @@ class PackedRow:
         self.keys = list(keys)
         self.stats = dict(stats or {})
         self.state = state
-        none = np.zeros(mask.n_nodes, np.int64)
-        self.target_counts = none if target_counts is None else target_counts
+        if target_counts is None:
+            target_counts = np.zeros(mask.n_nodes, np.int64)
+        self.target_counts = target_counts
         self._windows = dict(windows or {})
         self._blocks: dict[int | None, Blocks] = {}
 

@@ -100,8 +100,11 @@ class Examples:
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
         # A state is JSON, which knows no number of numpy.
-        plain = {name: cost[name] for name in self.budgets if name in cost}
-        return {n: c.item() if isinstance(c, np.generic) else c for n, c in plain.items()}
+        return {
+            name: value.item() if isinstance(value := cost[name], np.generic) else value
+            for name in self.budgets
+            if name in cost
+        }
 
     def load(self, arrival: Arrival, cost: Mapping[str, int]) -> MessageTree:
         """The tree of a selected example; its real cost is what was measured, or an error."""

@@ -109,9 +109,10 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one call, with thousands of segments in several launches."""
     first, *later = _pieces(call, _most_segments(q))
-    dq, dk, dv = _backward(first, grad_out, q, k, v, out, lse, scale)
+    tensors = grad_out, q, k, v, out, lse
+    dq, dk, dv = _backward(first, scale, *tensors)
     for piece in later:
-        parts = _backward(piece, grad_out, q, k, v, out, lse, scale)
+        parts = _backward(piece, scale, *tensors)
         dq = _put(dq, parts[0], piece.cu_q)
         dk, dv = (_put(x, part, piece.cu_k) for x, part in zip((dk, dv), parts[1:], strict=True))
     return dq, dk, dv
@@ -137,26 +138,12 @@ def _put(x: Tensor, part: Tensor, cu: Tensor) -> Tensor:
     return torch.where(((row >= cu[0]) & (row < cu[-1])).view(-1, *[1] * (x.dim() - 1)), part, x)
 
 
-def _backward(
-    call: Call,
-    grad_out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(call: Call, scale: float, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # The random state of dropout, which there is none of: it must be there and is never read.
-    rng_state = torch.zeros(2, dtype=torch.uint64, device=q.device)
-    unused = torch.empty(0, device=q.device)
+    rng_state = torch.zeros(2, dtype=torch.uint64, device=tensors[0].device)
+    unused = torch.empty(0, device=tensors[0].device)
     dq, dk, dv = flash_backward(
-        grad_out,
-        q,
-        k,
-        v,
-        out,
-        lse,
+        *tensors,
         *_segments(call),
         0.0,
         call.kind in (SELF, WINDOW),
