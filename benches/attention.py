@@ -21,12 +21,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import machine
 import numpy as np
-import sft_rows
 import torch
 import treepack as tp
-from attention_ways import Way, ways_for
+from common import machine, sft_rows
+from common.attention_ways import Way, ways_for
 from torch import Tensor
 from treepack.attention import implementations
 from treepack.errors import AttentionError

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import machine
 import numpy as np
 import torch
 import treepack as tp
+from common import machine
 from torch.utils.data import DataLoader, IterableDataset
 
 BUDGETS = {"tokens": 16_384, "crops": 128}
@@ -90,7 +90,7 @@ def overhead(source: Any, position: int) -> tuple[float, float]:
     for _ in range(5):
         stream = iter(make(source, position))
         next(stream)
-        with mock.patch("treepack.stream.collate", Collate()) as collate:
+        with mock.patch("treepack.dataset.iterator.collate", Collate()) as collate:
             start = time.perf_counter()
             packs = [len(batch["treepack"].keys) for batch in itertools.islice(stream, PACKS)]
             seconds = time.perf_counter() - start - collate.seconds

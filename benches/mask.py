@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import machine
 import numpy as np
 import numpy.typing as npt
 import treepack as tp
+from common import machine
 from treepack._core import block_lists
 from treepack._reference.mask import ReferenceMask
 from treepack._reference.plan import build_plan

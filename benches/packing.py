@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import machine
-import streams
 import treepack as tp
-from knapsack import KnapsackPacker
+from common import machine, streams
+from common.knapsack import KnapsackPacker
 from treepack._reference.packing import ReferencePacker
 
 LIMITS = {"sft": 1.0206, "video": 1.0094, "image": 1.0008}

@@ -18,10 +18,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import machine
-import sft_rows
 import torch
 import treepack as tp
+from common import machine, sft_rows
 from torch import Tensor, nn
 
 

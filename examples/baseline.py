@@ -12,7 +12,7 @@ import treepack as tp
 from report import LEARNING_RATE, Run
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.data import DataLoader, Dataset
-from treepack.hf.families import find
+from treepack.families import find
 
 IGNORE = -100
 MICRO_BATCH = 4

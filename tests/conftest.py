@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import support
+from helpers import cases
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,12 +22,12 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_case() -> None:
-    support.current.clear()
+    cases.current.clear()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    if report.failed and support.current:
-        report.sections.append(("random case", support.current[0]))
+    if report.failed and cases.current:
+        report.sections.append(("random case", cases.current[0]))
     return report

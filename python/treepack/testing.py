@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader
 
 from treepack.batch import PackedBatch, PackedRow
 from treepack.dataset import PackedDataset
+from treepack.dataset.state import last_shard
 from treepack.errors import DatasetError
-from treepack.sources import is_map_style
-from treepack.state import last_shard
+from treepack.sources.protocol import is_map_style
 
 __all__ = [
     "assert_batches_equal",

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from treepack.batch import PackedBatch
+from treepack.dataset.state import merge
 from treepack.errors import DatasetError, StateError
-from treepack.state import merge
 
 __all__ = ["gather_state", "steps"]
 

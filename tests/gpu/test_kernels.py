@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import treepack as tp
-import varlen
-from attending import by_mask, by_plan, random_row, with_grads
-from devices import DEVICE, HAS_GPU, on_a_gpu
-from support import cases
+from helpers import fake_flash
+from helpers.attending import by_mask, by_plan, random_row, with_grads
+from helpers.cases import cases
+from helpers.devices import DEVICE, HAS_GPU, on_a_gpu
 from treepack._reference.attention import dense_attention
 from treepack.attention import TreePlan, backends
 from treepack.attention.merge import merge_, merge_on
@@ -60,10 +60,10 @@ ROWS = {
 }
 
 
-@pytest.fixture(params=varlen.BACKENDS)
+@pytest.fixture(params=fake_flash.BACKENDS)
 def backend(request, monkeypatch):
     if not HAS_GPU:
-        varlen.install(monkeypatch)
+        fake_flash.install(monkeypatch)
         yield request.param
         return
     x = torch.zeros(1, 1, 64, dtype=torch.bfloat16, device=DEVICE)
@@ -151,7 +151,7 @@ def test_the_backward_of_many_segments_is_the_same_in_several_launches(backend, 
         parts = by_plan(mask, *tensors, backend=backend)
         monkeypatch.undo()
         if not HAS_GPU:
-            varlen.install(monkeypatch)
+            fake_flash.install(monkeypatch)
         for one, other in zip(whole, parts, strict=True):
             torch.testing.assert_close(one, other, rtol=2**-6, atol=2**-6)
 

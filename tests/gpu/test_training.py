@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 
 import pytest
-import tiny_models
 import torch
 import transformers
 import treepack as tp
-from devices import DEVICE, on_a_gpu
-from forests import random_forest
-from support import cases
-from text_rows import compiled, random_trees
+from helpers import tiny_models
+from helpers.cases import cases
+from helpers.devices import DEVICE, on_a_gpu
+from helpers.random_masks import random_forest
+from helpers.text_rows import compiled, random_trees
+from helpers.tree_sources import dataset
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
-from tree_sources import dataset
 from treepack._reference.attention import dense_attention
 from treepack.attention import TreePlan
 from treepack.batch import PackedRow

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-import tree_ranks
-from ranks import run_ranks
-from text_rows import distance, gradients
+from helpers import tree_ranks
+from helpers.ranks import run_ranks
+from helpers.text_rows import distance, gradients
+from helpers.tree_ranks import LAYOUTS, WORLD, model_and_packs
 from torch.distributed.utils import _to_kwargs
-from tree_ranks import LAYOUTS, WORLD, model_and_packs
 
 # Norms and the rotary embedding compute in float32, and the ranks' gradients are summed in another
 # order than one process sums them.

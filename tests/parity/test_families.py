@@ -5,13 +5,13 @@ import functools
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
 import treepack as tp
-from tiny_models import film, photo, row
+from helpers import tiny_models
+from helpers.tiny_models import film, photo, row
 from torch.nn.functional import cross_entropy
-from treepack.hf.families import find
+from treepack.families import find
 
 LOGITS = 1e-12
 GRADIENTS = 1e-6

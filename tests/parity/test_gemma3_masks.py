@@ -7,7 +7,7 @@ from inspect import signature
 import numpy as np
 import torch
 import treepack as tp
-from support import cases
+from helpers.cases import cases
 from transformers import Gemma3TextConfig
 from transformers.models.gemma3.modeling_gemma3 import (
     create_masks_for_vision_model,

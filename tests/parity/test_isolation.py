@@ -5,8 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
-from support import cases
-from text_rows import MODELS, VOCABULARY, distance, gradients, language_model, paths, random_row
+from helpers.cases import cases
+from helpers.text_rows import (
+    MODELS,
+    VOCABULARY,
+    distance,
+    gradients,
+    language_model,
+    paths,
+    random_row,
+)
 
 # Norms and the rotary embedding compute in float32 whatever the model's dtype.
 STATES, GRADIENTS = 1e-11, 1e-6

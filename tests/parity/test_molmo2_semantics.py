@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import treepack as tp
-from support import cases
+from helpers import tiny_models
+from helpers.cases import cases
 from treepack.attention import TreePlan
 from treepack.batch import PackedRow
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import treepack as tp
-from text_rows import paths
-from treepack.exports import trl_tree_kwargs
+from helpers.text_rows import paths
+from treepack.attention.formats import trl_tree_kwargs
 from treepack.hf.attention import NAME, register
 
 tree_recurrence = pytest.importorskip("tree_recurrence")

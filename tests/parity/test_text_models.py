@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import treepack as tp
-from support import cases
-from text_rows import VOCABULARY, distance, gradients, paths
-from text_rows import random_row as any_row
+from helpers.cases import cases
+from helpers.text_rows import VOCABULARY, distance, gradients, paths
+from helpers.text_rows import random_row as any_row
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 

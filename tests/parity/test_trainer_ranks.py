@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 import transformers as hf
 import treepack as tp
-from ranks import run_ranks
+from helpers import tiny_models
+from helpers.ranks import run_ranks
 
 SAVED, STEPS, RATE = 3, 5, 0.1
 

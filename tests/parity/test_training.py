@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 import torch
 import treepack as tp
-from support import cases
-from text_rows import (
+from helpers.cases import cases
+from helpers.text_rows import (
     MODELS,
     causal_model,
     compiled,

@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers as hf
 import treepack as tp
-from support import cases
-from text_rows import paths
+from helpers.cases import cases
+from helpers.text_rows import paths
 from torch._dynamo.testing import CompileCounterWithBackend
 
 SIZES = {

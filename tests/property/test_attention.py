@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 import treepack as tp
-import varlen
-from attending import by_mask, by_plan, random_row, worst
-from support import cases
+from helpers import fake_flash
+from helpers.attending import by_mask, by_plan, random_row, worst
+from helpers.cases import cases
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    varlen.install(monkeypatch)
+    fake_flash.install(monkeypatch)
 
 
 def test_every_backend_is_exact(gpu):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import treepack as tp
-import varlen
-from attending import by_mask, by_plan, random_row, worst
-from forests import random_forest
-from support import cases
+from helpers import fake_flash
+from helpers.attending import by_mask, by_plan, random_row, worst
+from helpers.cases import cases
+from helpers.random_masks import random_forest
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from treepack._reference.plan import count_pairs
@@ -20,7 +20,7 @@ from treepack.attention.plan import read_calls
 
 @pytest.fixture
 def gpu(monkeypatch):
-    varlen.install(monkeypatch)
+    fake_flash.install(monkeypatch)
 
 
 def squares(ours, exact):
@@ -71,8 +71,8 @@ def test_calls_with_many_segments_are_cut(gpu, monkeypatch, backend):
         return run(*args, **keywords)
 
     cuda = backends.load("cuda")
-    forward = functools.partial(counted, 0, varlen.flash_forward, 3)
-    backward = functools.partial(counted, 1, varlen.flash_backward, 6)
+    forward = functools.partial(counted, 0, fake_flash.flash_forward, 3)
+    backward = functools.partial(counted, 1, fake_flash.flash_backward, 6)
     monkeypatch.setattr(cuda, "flash_forward", forward)
     monkeypatch.setattr(cuda, "flash_backward", backward)
     monkeypatch.setattr(cuda, "LAUNCH", 4)
@@ -86,12 +86,12 @@ def test_calls_with_many_segments_are_cut(gpu, monkeypatch, backend):
     assert most == [4, 3]
 
 
-@pytest.mark.parametrize("backend", varlen.BACKENDS)
+@pytest.mark.parametrize("backend", fake_flash.BACKENDS)
 def test_nothing_waits_for_the_device_and_nothing_crosses_to_it(gpu, monkeypatch, backend):
     # Tensors without data stand for those on a device: to look at one is an error.
     cuda = backends.load("cuda")
-    monkeypatch.setattr(cuda, "flash_forward", varlen.REAL_FORWARD)
-    monkeypatch.setattr(cuda, "flash_backward", varlen.REAL_BACKWARD)
+    monkeypatch.setattr(cuda, "flash_forward", fake_flash.REAL_FORWARD)
+    monkeypatch.setattr(cuda, "flash_backward", fake_flash.REAL_BACKWARD)
     monkeypatch.setattr(cuda, "SCRATCH", 1)
     for rng in cases(40, f"waits {backend}"):
         mask, *tensors = random_row(rng, dtype=torch.bfloat16)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import support
 import treepack as tp
-from forests import random_forest
+from helpers import cases
+from helpers.random_masks import random_forest
 from treepack._core import block_lists
 from treepack._reference import blocks as twin
 from treepack.errors import TreeError
 
 
 def test_blocks_are_full_or_empty_exactly_where_the_matrix_says_so():
-    for rng in support.cases(1000, "blocks"):
+    for rng in cases.cases(1000, "blocks"):
         mask = tp.TreeMask.from_nodes(*random_forest(rng, longest=12))
         sizes = int(rng.integers(1, 20)), int(rng.integers(1, 20))
         got = block_lists(mask, *sizes)

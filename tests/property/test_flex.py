@@ -7,8 +7,8 @@ import functools
 import pytest
 import torch
 import treepack as tp
-from forests import random_forest
-from support import cases
+from helpers.cases import cases
+from helpers.random_masks import random_forest
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import create_block_mask
 from treepack._core import longest_path

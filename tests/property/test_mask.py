@@ -3,9 +3,9 @@
 import pickle
 
 import numpy as np
-import support
 import treepack as tp
-from forests import random_forest
+from helpers import cases
+from helpers.random_masks import random_forest
 from treepack._reference.mask import ReferenceMask
 from treepack._reference.plan import build_plan, count_pairs
 
@@ -31,7 +31,7 @@ def equal(ours, theirs):
 
 
 def masks(count, label, **shape):
-    for rng in support.cases(count, label):
+    for rng in cases.cases(count, label):
         row = random_forest(rng, **shape)
         yield rng, tp.TreeMask.from_nodes(*row), ReferenceMask(*row)
 

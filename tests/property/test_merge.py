@@ -12,7 +12,7 @@ import pytest
 
 CODE = """
 import numpy as np, torch
-from support import cases
+from helpers.cases import cases
 from treepack.attention.merge import merge_
 from treepack.attention import merge_kernel
 

@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-import support
 import treepack as tp
+from helpers import cases
 from treepack._reference.packing import ReferencePacker
 
 
@@ -47,7 +47,7 @@ def run(packer, costs):
 
 @pytest.mark.parametrize("oversize", ["drop", "alone"])
 def test_budgets_hold_nothing_is_lost_and_nobody_starves(oversize):
-    for rng in support.cases(700, f"laws {oversize}"):
+    for rng in cases.cases(700, f"laws {oversize}"):
         budgets, costs = random_stream(rng, oversize=True)
         settings = random_settings(rng)
         packer = tp.Packer(budgets, oversize=oversize, **settings)
@@ -73,7 +73,7 @@ def test_budgets_hold_nothing_is_lost_and_nobody_starves(oversize):
 
 
 def test_waits_count_the_packs_in_between():
-    for rng in support.cases(1000, "waits"):
+    for rng in cases.cases(1000, "waits"):
         budgets, costs = random_stream(rng)
         packer = tp.Packer(budgets, **random_settings(rng))
         arrived, packs = {}, 0
@@ -86,7 +86,7 @@ def test_waits_count_the_packs_in_between():
 
 
 def test_a_full_pool_lets_exactly_one_pack_go_for_each_arrival():
-    for rng in support.cases(1000, "one pack"):
+    for rng in cases.cases(1000, "one pack"):
         budgets, costs = random_stream(rng)
         pool_size = int(rng.integers(1, 12))
         packer = tp.Packer(budgets, pool_size)
@@ -98,7 +98,7 @@ def test_a_full_pool_lets_exactly_one_pack_go_for_each_arrival():
 
 
 def test_a_pack_leaves_out_nothing_that_would_still_fit():
-    for rng in support.cases(1000, "maximal"):
+    for rng in cases.cases(1000, "maximal"):
         budgets, costs = random_stream(rng)
         packer = tp.Packer(budgets, **random_settings(rng))
         for key, cost in enumerate(costs):
@@ -111,7 +111,7 @@ def test_a_pack_leaves_out_nothing_that_would_still_fit():
 
 
 def test_the_core_packs_as_its_python_twin():
-    for rng in support.cases(1000, "twin"):
+    for rng in cases.cases(1000, "twin"):
         budgets, costs = random_stream(rng)
         settings = random_settings(rng)
         core, twin = tp.Packer(budgets, **settings), ReferencePacker(budgets, **settings)
@@ -122,7 +122,7 @@ def test_the_core_packs_as_its_python_twin():
 
 
 def test_a_restored_packer_goes_on_as_if_nothing_had_happened():
-    for rng in support.cases(1000, "resume"):
+    for rng in cases.cases(1000, "resume"):
         budgets, costs = random_stream(rng, oversize=True)
         settings = {**random_settings(rng), "oversize": str(rng.choice(["drop", "alone"]))}
         stop = int(rng.integers(0, len(costs) + 1))
@@ -140,7 +140,7 @@ def test_a_restored_packer_goes_on_as_if_nothing_had_happened():
 
 def test_the_search_finds_the_best_pack_when_it_has_time():
     """One budget, exhaustive search, no premium: no subset with the oldest item is larger."""
-    for rng in support.cases(1000, "optimal"):
+    for rng in cases.cases(1000, "optimal"):
         size = int(rng.integers(8, 200))
         costs = rng.integers(1, size + 1, int(rng.integers(1, 9)))
         packer = tp.Packer({"tokens": size}, 100, gamma=0, age=0, steps=1 << 20)

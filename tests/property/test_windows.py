@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import treepack as tp
-import varlen
-from forests import random_forest
-from support import cases
+from helpers import fake_flash
+from helpers.cases import cases
+from helpers.random_masks import random_forest
 from treepack._core import longest_path, window_plan
 from treepack._reference.attention import dense_attention
 from treepack._reference.plan import build_window_plan, count_pairs
@@ -62,7 +62,7 @@ def attend(function, *tensors):
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda", "fa3", "fa4", "reference"])
 def test_attention_is_exact(monkeypatch, backend):
-    varlen.install(monkeypatch)
+    fake_flash.install(monkeypatch)
     for rng in cases(300, f"window attention {backend}"):
         mask, window = random_case(rng, longest=int(rng.integers(2, 30)))
         heads, groups = [(4, 4), (4, 2), (2, 1)][rng.integers(3)]

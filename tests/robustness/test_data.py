@@ -6,12 +6,12 @@ import av
 import numpy as np
 import PIL.Image
 import pytest
-import tiny_models
 import treepack as tp
-from tiny_models import film, photo, row
-from treepack import media
+from helpers import tiny_models
+from helpers.tiny_models import film, photo, row
 from treepack.errors import DataError
-from treepack.hf.families import find
+from treepack.families import find
+from treepack.sources import media
 
 FAMILIES = pytest.mark.parametrize("name", ["molmo2", "qwen3_vl"])
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import treepack as tp
+from helpers.tiny_models import photo, row
 from PIL import Image
-from tiny_models import photo, row
-from treepack.batch import TreePlan
+from treepack.attention import TreePlan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODULES = ("baseline", "data", "models", "packed", "report", "train")

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import treepack as tp
-from support import FACTOR, cases
+from helpers.cases import FACTOR, cases
+from helpers.tree_sources import BUDGETS, Trees, dataset, names, tree_of
 from torch.utils.data import DataLoader
-from tree_sources import BUDGETS, Trees, dataset, names, tree_of
 from treepack.testing import assert_batches_equal, check_exactly_once
 
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parents[1]
 KILLS = 20 if FACTOR >= 10 else 2
 
 
@@ -68,7 +68,7 @@ def test_an_interrupt_leaves_no_process_behind():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.path.insert(0, {str(TESTS)!r})
         from torch.utils.data import DataLoader
-        from tree_sources import dataset
+        from helpers.tree_sources import dataset
         loader = DataLoader(
             dataset(epochs=None, virtual_shards=2), batch_size=None, num_workers=2
         )

@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 import treepack as tp
-from ranks import run_ranks
-from tiny_training import RATE, Labelled, Tiny, labelled, train
+from helpers.ranks import run_ranks
+from helpers.tiny_training import RATE, Labelled, Tiny, labelled, train
+from helpers.tree_sources import BUDGETS
 from torch.utils.data import DataLoader
-from tree_sources import BUDGETS
 from treepack import errors
 from treepack.train import gather_state, steps
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import treepack as tp
-from support import cases
+from helpers.cases import cases
 from treepack.errors import CostError, TreeError, TreepackError
 
 LEAF = tp.MessageTree([7, 8], labels=[7, 8])

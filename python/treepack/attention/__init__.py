@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from treepack.attention.ops import tree_attention
-from treepack.attention.plan import TreePlan
+from typing import TYPE_CHECKING
+
+from treepack._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from treepack.attention.ops import tree_attention
+    from treepack.attention.plan import TreePlan
 
 __all__ = ["TreePlan", "tree_attention"]
+
+# `treepack.attention.formats` needs numpy alone, the others torch.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {"TreePlan": "treepack.attention.plan", "tree_attention": "treepack.attention.ops"},
+)

@@ -15,7 +15,7 @@ from treepack.batch import PackedBatch
 from treepack.dataset import PackedDataset
 from treepack.errors import AttentionError, DatasetError, StateError
 from treepack.hf.model import is_packed
-from treepack.sources import is_map_style
+from treepack.sources.protocol import is_map_style
 from treepack.train import gather_state, steps
 
 

@@ -1,0 +1,9 @@
+"""What a packed row is: trees laid out depth first, collated into the tensors a model takes."""
+
+from __future__ import annotations
+
+from treepack.batch.collate import CollateFamily, collate, concatenate_media
+from treepack.batch.packed_batch import PackedBatch
+from treepack.batch.packed_row import PackedRow
+
+__all__ = ["CollateFamily", "PackedBatch", "PackedRow", "collate", "concatenate_media"]

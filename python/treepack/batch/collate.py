@@ -1,0 +1,148 @@
+"""Message trees in, one packed row out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from treepack._core import TreeMask
+from treepack.attention import TreePlan
+from treepack.batch.layout import Row
+from treepack.batch.packed_batch import PackedBatch
+from treepack.batch.packed_row import PackedRow
+from treepack.errors import BatchError
+
+if TYPE_CHECKING:
+    from treepack.tree import MessageTree
+
+Array = npt.NDArray[Any]
+
+
+class CollateFamily(Protocol):
+    """What `collate` needs of a model family."""
+
+    @property
+    def bidirectional(self) -> str:
+        """Mode of attention among image tokens."""
+
+    def collate(self, trees: Sequence[MessageTree], total: int) -> Mapping[str, Array]:
+        """The inputs of the row that only this family has, such as ``pixel_values``."""
+
+    def position_rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Position ids in the shape that the model takes."""
+
+
+def collate(
+    trees: Iterable[MessageTree],
+    *,
+    family: CollateFamily | None = None,
+    total: int | None = None,
+    bidirectional: str | None = None,
+    budgets: Mapping[str, int] | None = None,
+    state: Any = None,
+    windows: Iterable[int] = (),
+) -> PackedBatch:
+    """Lay message trees one after the other into a row that a model takes.
+
+    Args:
+        trees: the examples of the row, in order. They are not modified.
+        family: how the model wants media and positions; ``None`` concatenates every media array on
+            its first axis and gives positions as ``[1, total]`` (or ``[A, 1, total]``).
+        total: length of the row, at least the tokens of all trees; the rest is padding that neither
+            sees nor is seen. ``None`` pads nothing.
+        bidirectional: mode of image attention, by default the family's, else ``"none"``.
+        budgets: capacities, to report how full the row is.
+        state: kept as ``batch["treepack"].state``.
+        windows: of layers with sliding attention (``treepack.hf.windows(model)``). Left out, they
+            are planned at their first use, which a compiled model cannot do.
+
+    Returns:
+        A `PackedBatch` on the CPU.
+
+    Raises:
+        BatchError: what is no list of trees, or of windows; media that cannot be concatenated, or
+            too little room in ``total``.
+        TreeError: image runs that no mask can express.
+
+    Example:
+        >>> import treepack as tp
+        >>> branch = tp.MessageTree([5, 6], labels=[5, 6])
+        >>> batch = tp.collate([tp.MessageTree([1, 2, 3], children=[branch, branch])])
+        >>> batch["logits_to_keep"].tolist(), batch["labels"].tolist()
+        ([2, 3, 2, 5], [[5, 6, 5, 6]])
+        >>> batch["position_ids"].tolist()
+        [[0, 1, 2, 3, 4, 3, 4]]
+    """
+    row = Row(trees, total)
+    mode = bidirectional or (family.bidirectional if family else "none")
+    mask = row.mask(mode)
+    positions = mask.positions(row.root_positions())
+    targets = row.targets(mask)
+    extras = family.collate(row.trees, mask.total) if family else concatenate_media(row.trees)
+    arrays = {
+        "input_ids": row.input_ids(mask.total)[None],
+        "position_ids": family.position_rows(positions) if family else _plain_rows(positions),
+        **extras,
+        "logits_to_keep": targets.position,
+        "labels": targets.token[None],
+        "shift_labels": targets.token[None],
+        "loss_weights": targets.weight[None],
+    }
+    batch = PackedBatch((name, _tensor(value)) for name, value in arrays.items())
+    batch["use_cache"] = False
+    batch["treepack"] = PackedRow(
+        mask,
+        TreePlan.from_mask(mask),
+        row.keys,
+        row.stats(mask, len(targets.token), budgets),
+        state,
+        _plan_windows(mask, windows),
+        targets.counts,
+    )
+    return batch
+
+
+def _plan_windows(mask: TreeMask, windows: Iterable[int]) -> dict[int, TreePlan]:
+    if not isinstance(windows, Iterable):
+        raise BatchError(
+            f"windows is {windows!r}, not a list of windows in tokens; pass "
+            "treepack.hf.windows(model), or [w]"
+        )
+    return {window: TreePlan.from_mask(mask, window) for window in windows}
+
+
+def concatenate_media(trees: Sequence[MessageTree]) -> dict[str, Array]:
+    """Every media array of the trees, concatenated on its first axis in the order of the row."""
+    parts: dict[str, list[Array]] = {}
+    for tree in trees:
+        for name, value in (tree.media or {}).items():
+            parts.setdefault(name, []).append(value)
+    return {name: _concatenate(name, values) for name, values in parts.items()}
+
+
+def _concatenate(name: str, values: list[Array]) -> Array:
+    try:
+        return values[0] if len(values) == 1 else np.concatenate(values)
+    except Exception as error:
+        # Tensors have errors of their own, as when one wants a gradient.
+        shapes = sorted({tuple(value.shape) for value in values})
+        raise BatchError(
+            f"media {name!r} of one row have shapes {shapes} and do not concatenate on axis 0: "
+            f"{error}; give them equal trailing axes or use a family that pads them"
+        ) from error
+
+
+def _plain_rows(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return positions if len(positions) == 1 else positions[:, None]
+
+
+def _tensor(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    # A read-only array, or a view of somebody's, must not become a tensor that could write to it.
+    is_ours = value.flags.writeable and not isinstance(value.base, np.ndarray)
+    return torch.from_numpy(value if is_ours else value.copy())

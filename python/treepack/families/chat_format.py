@@ -1,0 +1,153 @@
+"""How conversations are written for a model: markup around what is said, and what is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treepack.errors import FamilyError
+from treepack.sources.records.conversation import Turn
+from treepack.tree import IGNORE
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    r"""The markup of a conversation.
+
+    A turn is written ``user + question + assistant + answer``; the answer and the end-of-turn token
+    after it are trained on, everything else is given. The end-of-turn token of the last answer is
+    the target of the token before it and never enters the row.
+
+    Args:
+        user: before a question.
+        assistant: between a question and its answer.
+        end: after an answer; one token, by default the end-of-sequence token of the tokenizer.
+        separator: between ``end`` and the next turn.
+        system: before the system text.
+        system_end: after it.
+        media_first: images stand before ``user`` and not after it.
+
+    Example:
+        >>> plain = ChatFormat(user="Q: ", assistant="\nA: ")
+        >>> plain.end is None
+        True
+    """
+
+    user: str
+    assistant: str
+    end: str | None = None
+    separator: str = "\n"
+    system: str = ""
+    system_end: str = "\n"
+    media_first: bool = False
+
+
+CHATML = ChatFormat(
+    user="<|im_start|>user\n",
+    assistant="<|im_end|>\n<|im_start|>assistant\n",
+    end="<|im_end|>",
+    system="<|im_start|>system\n",
+    system_end="<|im_end|>\n",
+)
+"""What Qwen's and Molmo2's chat templates write."""
+
+PLAIN = ChatFormat(user="User: ", assistant="\nAssistant:\n")
+"""For tokenizers without ChatML's special tokens."""
+
+
+def token_id(tokenizer: Any, token: str) -> int | None:
+    """The id of a token, or ``None`` if the tokenizer does not have it."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    return None if found is None or found == tokenizer.unk_token_id else int(found)
+
+
+def suitable_format(tokenizer: Any) -> ChatFormat:
+    """ChatML where the tokenizer knows its special tokens, else plain words."""
+    return CHATML if token_id(tokenizer, "<|im_start|>") is not None else PLAIN
+
+
+class ChatWriter:
+    """Turns conversations into tokens and labels.
+
+    What people and models say is data: a special token spelt out in it stays ordinary text, so
+    that no row can forge an image or the end of a turn.
+
+    Args:
+        tokenizer: Hugging Face tokenizer.
+        chat: the markup.
+
+    Raises:
+        FamilyError: an end of turn that is not one token.
+    """
+
+    def __init__(self, tokenizer: Any, chat: ChatFormat) -> None:
+        self.tokenizer = tokenizer
+        self.chat = chat
+        self._markup: dict[str, list[int]] = {}
+        self.end = self._end()
+
+    def markup(self, text: str) -> list[int]:
+        """Tokens of markup, in which special tokens are meant."""
+        if text not in self._markup:
+            ids = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+            self._markup[text] = list(ids)
+        return self._markup[text]
+
+    def text(self, text: str) -> list[int]:
+        """Tokens of what somebody says, in which special tokens are letters like any other."""
+        if not text:
+            return []
+        encode = self.tokenizer.encode
+        return list(encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def system(self, text: str) -> list[int]:
+        """Tokens of the system text, none if it is empty."""
+        if not text:
+            return []
+        return [
+            *self.markup(self.chat.system),
+            *self.text(text),
+            *self.markup(self.chat.system_end),
+        ]
+
+    def turns(self, turns: Sequence[Turn], is_open: bool) -> tuple[list[int], list[int]]:
+        """Write one conversation.
+
+        Args:
+            turns: its turns.
+            is_open: ``user`` of the first turn stands before it already.
+
+        Returns:
+            Tokens and labels; a label is its token, or -100 where nothing is trained.
+        """
+        tokens: list[int] = []
+        labels: list[int] = []
+
+        def write(ids: list[int], is_trained: bool = False) -> None:
+            tokens.extend(ids)
+            labels.extend(ids if is_trained else [IGNORE] * len(ids))
+
+        for place, (question, answer) in enumerate(turns):
+            if place:
+                write([self.end], is_trained=True)
+                write(self.markup(self.chat.separator))
+            if place or not is_open:
+                write(self.markup(self.chat.user))
+            write(self.text(question))
+            write(self.markup(self.chat.assistant))
+            write(self.text(answer), is_trained=True)
+        return tokens, labels
+
+    def _end(self) -> int:
+        if self.chat.end is None:
+            if self.tokenizer.eos_token_id is None:
+                raise FamilyError("the tokenizer has no EOS token; set ChatFormat.end")
+            return int(self.tokenizer.eos_token_id)
+        ids = self.markup(self.chat.end)
+        if len(ids) != 1:
+            raise FamilyError(
+                f"ChatFormat.end must be one token, {self.chat.end!r} is {len(ids)}; add it to the "
+                "tokenizer as a special token or use another"
+            )
+        return ids[0]

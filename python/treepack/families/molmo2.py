@@ -1,0 +1,157 @@
+"""Molmo2: crops of 378 pixels, pooled; all image tokens of an example see each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from treepack.errors import FamilyError
+from treepack.families.base import Array, Family, Int64, UInt8, Visual
+from treepack.families.chat_format import ChatFormat
+from treepack.sources.conversations import Conversations
+from treepack.sources.media import Clip
+from treepack.tree import MessageTree
+
+POOLING = "image_token_pooling"
+
+
+class Molmo2(Family):
+    """Molmo2 of transformers (``Molmo2ForConditionalGeneration``).
+
+    A row may hold images and videos: videos are given as images whose grid is
+    ``[frames * rows, columns, 0, 0]``, which is what the model does with them itself.
+    """
+
+    name = "molmo2"
+    processors = ("Molmo2Processor",)
+    costs = ("tokens", "crops")
+    bidirectional = "image_tokens"
+    media_first = True
+
+    def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
+        super().__init__(processor, chat)
+        tokenizer = processor.tokenizer
+        bos = tokenizer.bos_token_id
+        self.start = [tokenizer.eos_token_id if bos is None else bos]
+        self.patch = self.token("<im_patch>")
+        self.column = self.token("<im_col>")
+        self.image_end = self.token("<im_end>")
+        self.image_start = self.token("<im_start>")
+        is_low = processor.use_single_crop_start_token
+        self.low_start = self.token("<low_res_im_start>") if is_low else self.image_start
+        columns = processor.use_single_crop_col_tokens
+        self.low_columns = processor.image_use_col_tokens if columns is None else columns
+        special = processor.use_frame_special_tokens
+        self.frame_start = self.token("<frame_start>") if special else self.image_start
+        self.frame_end = self.token("<frame_end>") if special else self.image_end
+
+    @property
+    def default_fps(self) -> float:
+        """The rate that the processor assumes."""
+        video_processor = self.processor.video_processor
+        return float(getattr(video_processor, "fps", None) or video_processor.max_fps)
+
+    def root_texts(self, conversations: Conversations) -> Sequence[str]:
+        """``Image 1``, ``Image 2``, ... before several images without a text of their own."""
+        kinds = [medium.kind for medium in conversations.media]
+        if any(conversations.texts) or kinds.count("image") < 2:
+            return conversations.texts
+        return [
+            f"Image {kinds[: place + 1].count('image')}" if kind == "image" else ""
+            for place, kind in enumerate(kinds)
+        ]
+
+    def see_image(self, height: int, width: int) -> Visual:
+        """A low-resolution view and the crops, each with its own start and end."""
+        grid, crops = self.processor.image_processor.get_image_grid_and_crops(height, width)
+        low_rows, low_columns, rows, columns = map(int, grid)
+        tokens = np.concatenate(
+            [
+                self._view(self.low_start, low_rows, low_columns, self.low_columns),
+                self._view(self.image_start, rows, columns, self.processor.image_use_col_tokens),
+            ]
+        )
+        return Visual(tokens, np.array([[0, len(tokens)]]), int(crops))
+
+    def see_video(self, clip: Clip, frames: Int64) -> Visual:
+        """Each frame as one view, after its time in seconds."""
+        video_processor = self.processor.video_processor
+        side = video_processor.size["height"] // video_processor.patch_size
+        rows, columns = (math.ceil(side / pool) for pool in video_processor.pooling_size)
+        with_columns = self.processor.video_use_col_tokens
+        view = self._view(self.frame_start, rows, columns, with_columns, self.frame_end)
+        pieces, runs, used = [], [], 0
+        for place, frame in enumerate(frames.tolist()):
+            time = f"{' ' if place else ''}{frame / clip.fps:.1f} "
+            text = np.array(self.writer.text(time), np.int64)
+            pieces += [text, view]
+            runs.append((used + len(text), used + len(text) + len(view)))
+            used = runs[-1][1]
+        return Visual(np.concatenate(pieces), np.array(runs), len(frames))
+
+    def image_arrays(self, image: Any) -> dict[str, Array]:
+        """Crops float32 ``[crops, 729, 588]``, pooling indices ``[tokens, 4]``, grid ``[1, 4]``."""
+        made = self.processor.image_processor([image], return_tensors="pt")
+        return {
+            "pixel_values": made["pixel_values"].numpy(),
+            POOLING: made[POOLING].numpy().astype(np.int64),
+            "image_grids": made["image_grids"].numpy(),
+        }
+
+    def video_arrays(self, frames: UInt8) -> dict[str, Array]:
+        """Frames in the names and shapes of images, with pooling indices ``[tokens, 9]``."""
+        made = self.processor.video_processor(
+            [frames], do_sample_frames=False, input_data_format="channels_last", return_tensors="pt"
+        )
+        times, rows, columns = made["video_grids"][0].tolist()
+        return {
+            "pixel_values": made["pixel_values_videos"].numpy(),
+            POOLING: made["video_token_pooling"].numpy().astype(np.int64),
+            "image_grids": np.array([[times * rows, columns, 0, 0]]),
+        }
+
+    def join(self, parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """Concatenate, with pooling indices that go on counting and are equally wide."""
+        for part in parts:
+            missing = [
+                name for name in ("pixel_values", POOLING, "image_grids") if name not in part
+            ]
+            if missing:
+                raise FamilyError(
+                    f"media of a Molmo2 tree lack {missing}, they have {list(part)}; load them "
+                    "with the family, which gives videos as images too"
+                )
+        width = max((part[POOLING].shape[1] for part in parts), default=0)
+        moved, patches = [], 0
+        for part in parts:
+            pooling = np.full((len(part[POOLING]), width), -1, np.int64)
+            own = part[POOLING]
+            pooling[:, : own.shape[1]] = np.where(own >= 0, own + patches, -1)
+            moved.append({**part, POOLING: pooling})
+            patches += part["pixel_values"].shape[0] * part["pixel_values"].shape[1]
+        return super().join(moved)
+
+    def collate(self, trees: Sequence[MessageTree], total: int) -> dict[str, Array]:
+        """Adds ``mm_token_type_ids`` ``[1, total]``, without which the model does not train."""
+        types = np.zeros((1, total), np.int64)
+        used = 0
+        for tree in trees:
+            for start, end, _ in () if tree.image_runs is None else tree.image_runs.tolist():
+                types[0, used + start : used + end] = 1
+            used += tree.n_tokens
+        return {**super().collate(trees, total), "mm_token_type_ids": types}
+
+    def _view(
+        self, start: int, rows: int, columns: int, with_columns: bool, end: int | None = None
+    ) -> Int64:
+        row = np.full(columns + with_columns, self.patch)
+        row[columns:] = self.column
+        return np.concatenate(
+            [[start], np.tile(row, rows), [self.image_end if end is None else end]]
+        )
+
+
+FAMILY = Molmo2

@@ -1,0 +1,1 @@
+"""Where examples come from: records grouped into conversations, mixtures, costs known before."""

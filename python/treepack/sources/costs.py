@@ -1,0 +1,171 @@
+"""Costs that are known before anything is loaded, from a Parquet or npy file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treepack.errors import CostError, DatasetError
+from treepack.sources.mixture import is_mixture
+from treepack.sources.protocol import is_map_style, load_example
+
+__all__ = ["CostTable", "from_numpy", "from_parquet"]
+
+
+class CostTable:
+    """Costs of every example of a map-style source; pass it as ``PackedDataset(costs=)``.
+
+    Args:
+        columns: one array of integers for each cost, all of one length.
+        keys: the source's index of each row; by default row ``i`` is example ``i``.
+
+    Raises:
+        CostError: columns that are not integers or differ in length, or keys that are not the
+            numbers from 0 on, each once.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, npt.ArrayLike], keys: npt.ArrayLike | None = None
+    ) -> None:
+        arrays = {name: np.asarray(column) for name, column in columns.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 1 for s in shapes.values()):
+            raise CostError(f"cost columns must be one-dimensional and of one length, got {shapes}")
+        for name, array in arrays.items():
+            if array.dtype.kind not in "iu":
+                raise CostError(f"cost column {name!r} must hold integers, got {array.dtype}")
+        self.names = tuple(arrays)
+        self._rows = np.stack(list(arrays.values()), axis=1)
+        if keys is not None:
+            self._rows = self._rows[_order(np.asarray(keys), len(self))]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, int]:
+        return dict(zip(self.names, self._rows[index].tolist(), strict=True))
+
+    def attach(self, source: Any) -> MeasuredSource:
+        """The same source with a ``measure`` that looks costs up."""
+        return MeasuredSource(source, self)
+
+
+class MeasuredSource:
+    """A map-style source whose costs stand in a table.
+
+    Args:
+        source: the examples.
+        costs: as many costs.
+
+    Raises:
+        DatasetError: the source is not read by index, or has another length than the table.
+    """
+
+    def __init__(self, source: Any, costs: CostTable) -> None:
+        if not is_map_style(source):
+            raise DatasetError(
+                f"costs= needs a source with __len__ and __getitem__, got {type(source).__name__}"
+            )
+        if len(source) != len(costs):
+            raise DatasetError(
+                f"the cost table has {len(costs)} rows and the source {len(source)} examples; "
+                "measure the source that is packed"
+            )
+        self.source = source
+        self.costs = costs
+        if is_mixture(source):
+            self.draw = source.draw
+
+    def __repr__(self) -> str:
+        return f"{self.source!r} with costs"
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[index]
+
+    def measure(self, index: int) -> dict[str, int]:
+        """The cost of an example, without loading it."""
+        return self.costs[index]
+
+    def load(self, index: int) -> Any:
+        """The example."""
+        return load_example(self.source, index)
+
+
+def from_numpy(costs: npt.ArrayLike | str | os.PathLike[str], names: Sequence[str]) -> CostTable:
+    """Costs from an array or an npy file.
+
+    Args:
+        costs: integers ``[n, len(names)]``, or a path of an npy file with them.
+        names: of the columns, such as ``("tokens", "crops")``.
+
+    Raises:
+        CostError: another shape or dtype.
+
+    Example:
+        >>> import treepack as tp
+        >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2)]
+        >>> costs = tp.costs.from_numpy([[3], [4], [2]], ["tokens"])
+        >>> dataset = tp.PackedDataset(source, costs=costs, budgets={"tokens": 8}, shuffle=False)
+        >>> [batch["treepack"].keys for batch in dataset]
+        [[0, 1], [2]]
+    """
+    array = np.load(costs) if isinstance(costs, (str, os.PathLike)) else np.asarray(costs)
+    if array.ndim != 2 or array.shape[1] != len(names):
+        raise CostError(
+            f"costs must have shape [n, {len(names)}] for {list(names)}, got {list(array.shape)}"
+        )
+    return CostTable({name: array[:, i] for i, name in enumerate(names)})
+
+
+def from_parquet(
+    path: str | os.PathLike[str], names: Sequence[str] | None = None, key: str | None = "key"
+) -> CostTable:
+    """Costs from a Parquet file or a folder of them; needs pyarrow, the extra ``data``.
+
+    Args:
+        path: where they are.
+        names: columns to read; by default every column of integers but the key.
+        key: column of the source's indices, used if it is there and holds integers; ``None`` takes
+            the rows in the order of the file.
+
+    Raises:
+        CostError: a column that is missing or holds no integers, an index missing or twice.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.ParquetDataset(Path(path)).schema
+    whole = {field.name for field in schema if pa.types.is_integer(field.type)}
+    wanted = [n for n in schema.names if n in whole and n != key] if names is None else list(names)
+    if not wanted or not whole.issuperset(wanted):
+        raise CostError(
+            f"{os.fspath(path)} has no integer columns {[n for n in wanted if n not in whole]}; "
+            f"its columns are {schema.names}"
+        )
+    has_keys = key in whole
+    table = pq.read_table(path, columns=[*wanted, *([key] if has_keys else [])])
+    columns = {name: table.column(name).to_numpy() for name in wanted}
+    return CostTable(columns, table.column(key).to_numpy() if has_keys else None)
+
+
+def _order(keys: npt.NDArray[Any], n: int) -> npt.NDArray[np.intp]:
+    """Where the row of each index stands."""
+    if keys.shape != (n,) or keys.dtype.kind not in "iu":
+        raise CostError(f"keys must be {n} integers, got {keys.dtype} of shape {keys.shape}")
+    order = np.argsort(keys, kind="stable")
+    wrong = np.flatnonzero(keys[order] != np.arange(n))
+    if len(wrong):
+        place = int(wrong[0])
+        raise CostError(
+            f"the keys must be the indices 0 to {n - 1}, each once; in order, key "
+            f"{keys[order][place]} stands where {place} should"
+        )
+    return order

@@ -1,0 +1,1 @@
+"""Formats of data records, one small file each."""

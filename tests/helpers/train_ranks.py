@@ -1,0 +1,111 @@
+"""Trains a model under torchrun: train_ranks.py FOLDER MODEL WORKERS STEPS DIE_AT.
+
+Each step has two packs, whatever the number of ranks. A checkpoint follows each; at step DIE_AT
+rank 0 is killed in the middle.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import treepack as tp
+from helpers.tiny_training import RATE, Tiny, labelled
+from torch.utils.data import DataLoader
+
+PACKS = 2
+
+
+def tiny():
+    """An embedding and a head, on trees of random tokens."""
+    return Tiny(), labelled(epochs=None, virtual_shards=4), RATE
+
+
+def molmo2():
+    """A small random-weight Molmo2 with its vision tower, on images with several questions."""
+    from helpers import tiny_models
+
+    questions = {"What is it?": "A photograph.", "Is it large?": "No.", "Why?": "For a test."}
+    rows = [
+        tiny_models.row(f"<image>\n{question}", f"{answer} {n}", id=f"{n}", image=image)
+        for n, image in enumerate(tiny_models.photo(seed) for seed in range(6))
+        for question, answer in list(questions.items())[: 1 + n % 3]
+    ]
+    dataset = tp.PackedDataset(
+        tp.group_conversations(rows),
+        processor=tiny_models.molmo2_processor(),
+        budgets={"tokens": 700, "crops": 10},
+        pool_size=3,
+        epochs=None,
+        virtual_shards=4,
+    )
+    return tp.hf.prepare(tiny_models.molmo2_model()), dataset, 0.01
+
+
+def loss_of(model, pack, divisor):
+    if "pixel_values" not in pack:
+        return model(pack, divisor)
+    return model(**pack.to("cpu", dtype=torch.float64), num_items_in_batch=divisor).loss
+
+
+class Job:
+    """What a checkpoint holds."""
+
+    def __init__(self, folder, rank, model="tiny"):
+        self.path = Path(folder) / "checkpoint.pt"
+        self.rank = rank
+        self.model, self.dataset, rate = {"tiny": tiny, "molmo2": molmo2}[model]()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum=0.9)
+        self.step = 0
+        if self.path.exists():
+            self.load(torch.load(self.path))
+
+    def load(self, saved):
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.dataset.load_state_dict(saved["loader"])
+        self.step = saved["step"]
+
+    def save(self):
+        state = tp.train.gather_state(self.dataset)
+        if self.rank:
+            return
+        saved = {"loader": state, "step": self.step}
+        saved.update(model=self.model.state_dict(), optimizer=self.optimizer.state_dict())
+        torch.save(saved, self.path.with_suffix(".new"))
+        self.path.with_suffix(".new").replace(self.path)
+
+
+def train(job, model, world, workers, steps, die_at=0):
+    loader = DataLoader(job.dataset, batch_size=None, num_workers=workers)
+    for packs, weight in tp.train.steps(loader, accumulate=PACKS // world):
+        for pack in packs:
+            loss_of(model, pack, weight / world).backward()
+        job.step += 1
+        if job.step == die_at and job.rank == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        job.optimizer.step()
+        job.optimizer.zero_grad()
+        job.save()
+        if job.step == steps:
+            return
+
+
+def main(folder, kind, *settings):
+    warnings.filterwarnings("ignore", "This DataLoader will create")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    job = Job(folder, dist.get_rank(), kind)
+    model = torch.nn.parallel.DistributedDataParallel(job.model)
+    train(job, model, dist.get_world_size(), *settings)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
