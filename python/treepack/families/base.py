@@ -44,7 +44,7 @@ class Root(NamedTuple):
 
     Attributes:
         tokens: int ``[n]``.
-        runs: int ``[R, 3]``, rows ``(start, end, image)``; a frame of a video is an image.
+        runs: int ``[R, 3]``, entries ``(start, end, image)``; a frame of a video is an image.
     """
 
     tokens: Int64
@@ -52,7 +52,7 @@ class Root(NamedTuple):
 
 
 class Family(ABC):
-    """How one kind of model wants its rows.
+    """How one kind of model wants its examples.
 
     Args:
         processor: Hugging Face processor; its tokenizer, image processor and video processor do
@@ -101,7 +101,7 @@ class Family(ABC):
 
     @abstractmethod
     def image_arrays(self, image: Any) -> dict[str, Array]:
-        """Model inputs of a PIL image; the first of them has one row for each unit of cost."""
+        """Model inputs of a PIL image; the first is ``[cost, ...]``."""
 
     @abstractmethod
     def video_arrays(self, frames: UInt8) -> dict[str, Array]:
@@ -116,7 +116,7 @@ class Family(ABC):
         """Position ids int ``[A, n]`` of a root; ``None`` counts from 0."""
         return None
 
-    def position_rows(self, positions: Int64) -> Int64:
+    def position_ids(self, positions: Int64) -> Int64:
         """Position ids as the model takes them, from int64 ``[A, total]``."""
         return positions
 

@@ -71,7 +71,7 @@ class ChatWriter:
     """Turns conversations into tokens and labels.
 
     What people and models say is data: a special token spelt out in it stays ordinary text, so
-    that no row can forge an image or the end of a turn.
+    that nothing said can forge an image or the end of a turn.
 
     Args:
         tokenizer: Hugging Face tokenizer.

@@ -112,7 +112,7 @@ def test_trees_may_come_from_anywhere():
 
 
 def test_windows_are_a_list():
-    with pytest.raises(BatchError, match=r"windows is 4.*treepack\.hf\.windows\(model\)"):
+    with pytest.raises(BatchError, match=r"sliding_windows is 4.*hf\.sliding_windows\(model\)"):
         make_batch(sliding_windows=4)
 
 
@@ -303,7 +303,7 @@ def attend_with(backend, **options):
 def test_a_graph_without_its_plan_says_where_plans_are_made(backend):
     attend, _ = attend_with(backend, fullgraph=True)
     row, x = window_row(9), torch.randn(15, 2, 16)
-    says = "window of 3 tokens.*" + (r"blocks_for\(3\)" if backend else r"treepack\.hf\.windows")
+    says = "window of 3 tokens.*" + (r"blocks_for\(3\)" if backend else r"hf\.sliding_windows")
     with pytest.raises(Exception, match=says) as caught:
         attend(x, row)
     assert "AttentionError" in str(caught.value)

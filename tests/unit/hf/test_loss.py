@@ -63,7 +63,7 @@ def test_plain_labels_are_an_error_that_says_the_way_back():
 
 
 def test_a_batch_that_lost_its_positions_is_an_error():
-    with pytest.raises(BatchError, match=r"4 rows of logits for 2 targets.*logits_to_keep"):
+    with pytest.raises(BatchError, match=r"4 logits for 2 targets.*logits_to_keep"):
         loss(shift_labels=TARGETS[:, :2])
 
 
