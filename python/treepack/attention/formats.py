@@ -1,7 +1,7 @@
 """A mask in the formats of other attention kernels; numpy in, numpy out.
 
-Each function says what its format cannot express. `treepack._reference.formats` turns every one of
-them back into the matrix.
+Each function says what its format cannot express; docs/reference/formats.md is the table of them.
+`treepack._reference.formats` turns every one of them back into the matrix.
 """
 
 from __future__ import annotations

@@ -1,5 +1,10 @@
 //! The seekable shuffle.
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "docstrings for Python: Google style, with doctests"
+)]
+
 use pyo3::prelude::*;
 use treepack_core::permutation;
 

@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::doc_markdown,
+    clippy::doc_link_with_quotes,
     reason = "docstrings for Python: Google style, with doctests"
 )]
 
