@@ -82,7 +82,7 @@ def same(one, other):
             assert value.dtype == other[name].dtype
             assert torch.equal(value, other[name])
     assert one["treepack"].mask == other["treepack"].mask
-    assert torch.equal(one["treepack"].plan.plan, other["treepack"].plan.plan)
+    assert torch.equal(one["treepack"].plan.entries, other["treepack"].plan.entries)
     assert torch.equal(one["treepack"].plan.host, other["treepack"].plan.host)
     assert one["treepack"].stats == other["treepack"].stats
     for name in ("target_node", "target_example"):
@@ -213,7 +213,7 @@ def test_to_moves_the_plan_and_casts_inputs_but_not_weights():
         batch.to("cpu", True)
     meta = batch.to("meta")
     assert meta["input_ids"].is_meta
-    assert meta["treepack"].plan.plan.is_meta
+    assert meta["treepack"].plan.entries.is_meta
     assert not meta["treepack"].plan.host.is_meta
 
 
@@ -241,7 +241,12 @@ def test_a_batch_moves_as_a_tensor_does(positional, named):
     tensor = batch["pixels"].to(*positional, **named) if positional or named else batch["pixels"]
     assert (moved["pixels"].device, moved["pixels"].dtype) == (tensor.device, tensor.dtype)
     row = moved["treepack"]
-    for part in (moved["input_ids"], moved["loss_weights"], row.plan.plan, row.plan_for(2).plan):
+    for part in (
+        moved["input_ids"],
+        moved["loss_weights"],
+        row.plan.entries,
+        row.plan_for(2).entries,
+    ):
         assert part.device == tensor.device
     assert moved["loss_weights"].dtype == torch.float32
     assert type(moved) is tp.PackedBatch
