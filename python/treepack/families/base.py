@@ -1,4 +1,29 @@
-"""What all model families share: from conversations to a message tree, in two steps."""
+"""What all model families share: from conversations to a message tree, in two steps.
+
++------------------------------------------------------------------------------------+
+|  Conversations: branches, media                                                    |
++------------------------------------------------------------------------------------+
+    measure_image(height, width), measure_video(clip, frames): no pixel is decoded
++------------------------------------------------------------------------------------+
+|  VisualTokens of each medium: tokens int[n], runs int[R, 2], cost                  |
++------------------------------------------------------------------------------------+
+    the chat format writes text tokens around them: root int[n], branches int[n]
++------------------------------------------------------------------------------------+
+|  measure() ends here: {"tokens": ..., vision_cost: ...}                            |
++------------------------------------------------------------------------------------+
+    only for what a pack has selected: image_arrays(image), video_arrays(frames)
++------------------------------------------------------------------------------------+
+|  arrays of each medium: {"pixel_values": [cost, ...], ...}                         |
++------------------------------------------------------------------------------------+
+    join(parts), root_positions(root, parts): int[A, n] or None
++------------------------------------------------------------------------------------+
+|  load() ends here: MessageTree                                                     |
++------------------------------------------------------------------------------------+
+    for the trees of one row: collate(trees, total), position_ids(int64[A, total])
++------------------------------------------------------------------------------------+
+|  model inputs of the row                                                           |
++------------------------------------------------------------------------------------+
+"""
 
 from __future__ import annotations
 
