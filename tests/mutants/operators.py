@@ -115,7 +115,10 @@ def call(node: ast.Call) -> Changes:
     """``min`` for ``max``, ``any`` for ``all``, and each keyword argument left out."""
     if isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
         yield "function", node, changed(node, func=ast.Name(FUNCTIONS[node.func.id], ast.Load()))
-    for place in range(len(node.keywords)):
+    for place, keyword in enumerate(node.keywords):
+        # strict=True of zip says what holds anyhow.
+        if keyword.arg == "strict":
+            continue
         left = node.keywords[:place] + node.keywords[place + 1 :]
         yield "keyword dropped", node, changed(node, keywords=left)
 
