@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from mutants.find import Mutant, mutants_of
 from mutants.groups import GROUPS, Group, files_of, tests_of
+from mutants.report import describe, report, sample
 from mutants.sandbox import Outcome, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,16 +51,6 @@ def parse() -> argparse.Namespace:
 
 def all_mutants(group: Group) -> list[Mutant]:
     return [mutant for path in files_of(group, ROOT) for mutant in mutants_of(path, ROOT)]
-
-
-def sample(mutants: list[Mutant], count: int | None, seed: int) -> list[Mutant]:
-    """Some of the mutants; a change of one function leaves the choice of the others as it is."""
-
-    def rank(mutant: Mutant) -> str:
-        return hashlib.sha256(f"{seed} {mutant.key}".encode()).hexdigest()
-
-    chosen = set(sorted(map(rank, mutants))[:count])
-    return [mutant for mutant in mutants if rank(mutant) in chosen]
 
 
 class Judge:
@@ -129,19 +120,6 @@ class Judge:
         del entry["text"]
         with self.results.open("a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")
-
-
-def report(rows: list[tuple[str, int, int, int, int]], survivors: list[Mutant]) -> None:
-    print("| group | mutants | sampled | killed | survived |\n|---|---|---|---|---|")
-    for row in rows:
-        print("|", " | ".join(map(str, row)), "|")
-    for mutant in survivors:
-        print(describe(mutant))
-
-
-def describe(mutant: Mutant) -> str:
-    before, after = (" ".join(text.split()) for text in (mutant.before, mutant.after))
-    return f"{mutant.file}:{mutant.line} {mutant.operator}: {before} -> {after}"
 
 
 if __name__ == "__main__":

@@ -34,10 +34,9 @@ GROUPS = {
             "tests/unit/attention/*.py",
             "tests/property/test_backends.py",
             "tests/property/test_windows.py",
-            "tests/property/test_attention.py",
         ),
         skip=("waits", "errors_are", "segments", "memory", "compiler", "graph"),
-        cases=0.1,
+        cases=0.3,
     ),
     "batch": Group(
         ("batch/*.py",),
