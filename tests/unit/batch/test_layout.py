@@ -10,6 +10,7 @@ import pytest
 import torch
 import treepack as tp
 from helpers.cases import cases
+from treepack.batch.layout import Row
 from treepack.errors import BatchError
 
 MODES = ("none", "image_tokens", "within_image")
@@ -164,3 +165,16 @@ def test_media_of_several_trees_are_joined_and_those_of_one_are_copied_only_if_t
 def test_a_tensor_is_taken_as_it_is():
     pixels = torch.ones(2, 3)
     assert tp.collate([tp.MessageTree([1], media={"pixels": pixels})])["pixels"] is pixels
+
+
+def test_a_row_is_as_long_as_its_trees_where_nothing_else_is_asked():
+    trees = [tp.MessageTree([1, 2]), tp.MessageTree([3])]
+    assert (Row(trees).total, Row(trees).used) == (3, 3)
+    assert (Row(trees, 5).total, Row(trees, 5).used) == (5, 3)
+
+
+def test_a_tree_may_have_lost_all_its_images():
+    tree = tp.MessageTree([1, 2], image_runs=[[0, 1, 0]])
+    tree.image_runs = tree.image_runs[:0]
+    dense = tp.collate([tree], bidirectional="image_tokens")["treepack"].mask.to_dense()
+    assert np.array_equal(dense, np.tri(2, dtype=bool))

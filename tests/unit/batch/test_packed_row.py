@@ -35,7 +35,7 @@ def test_what_a_row_carries_travels_with_it():
         assert other.target_node.tolist() == [1, 1, 2]
         assert other.mask == row.mask
         assert list(other._windows) == [4]
-    assert row.to(None) is row
+    assert row.to() is row.to(None) is row
 
 
 def test_a_plan_or_blocks_for_a_window_are_made_once():
@@ -47,7 +47,7 @@ def test_a_plan_or_blocks_for_a_window_are_made_once():
     assert row.blocks_for() is row.blocks_for(None) is not row.blocks_for(4)
 
 
-def test_a_plan_that_is_there_is_given_while_a_graph_is_traced(monkeypatch):
+def test_a_plan_that_is_there_is_given_while_all_is_traced(monkeypatch):
     row = make_row()
     there = row.plan_for(4), row.blocks_for(4)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
@@ -115,3 +115,27 @@ def test_what_is_no_plain_small_cpu_tensor_crosses_as_it_is():
     assert isinstance(other["learned"], torch.nn.Parameter)
     assert other["wanted"].requires_grad
     assert torch.equal(other["strided"], batch["strided"])
+
+
+def test_a_batch_that_need_not_wait_says_so_to_every_tensor(monkeypatch):
+    batch = tp.collate([tp.MessageTree([1, 2, 3], labels=[1, 2, 3])], windows=[2])
+    tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
+    plans = [batch["treepack"].plan.plan, batch["treepack"].plan_for(2).plan]
+    told = []
+
+    def to(tensor, *where, non_blocking=False):
+        told.append((id(tensor), non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    for non_blocking in (True, False):
+        batch.to("cpu", non_blocking=non_blocking)
+        assert set(told) == {(id(tensor), non_blocking) for tensor in [*tensors, *plans]}
+        told.clear()
+    batch.to("cpu")
+    assert not any(waits for _, waits in told)
+
+
+def test_a_batch_on_the_cpu_is_shown_without_its_device():
+    shown = repr(tp.collate([tp.MessageTree([1, 2, 3])]))
+    assert "input_ids: int64 [1, 3]," in shown
