@@ -24,7 +24,7 @@ class Annotations(Dataset):
     def __init__(self, source: Sequence[tp.Conversations], processor: Any) -> None:
         self.source = source
         self.family = find(processor)
-        self.places = [(i, row) for i, example in enumerate(source) for row in example.rows]
+        self.places = [(i, row) for i, example in enumerate(source) for row in example.branches]
 
     def __len__(self) -> int:
         return len(self.places)

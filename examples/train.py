@@ -155,7 +155,7 @@ class Demo:
 
 def texts(source: Sequence[tp.Conversations]) -> list[str]:
     """Everything that is said."""
-    return [part for example in source for row in example.rows for turn in row for part in turn]
+    return [part for example in source for row in example.branches for turn in row for part in turn]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

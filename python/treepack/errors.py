@@ -13,7 +13,7 @@ from treepack._core import (
 
 
 class AttentionError(TreepackError):
-    """An attention call that the mask cannot serve: it is refused, never silently replaced."""
+    """An attention call that the mask does not support: rejected, never silently replaced."""
 
 
 class BatchError(TreepackError):
@@ -29,7 +29,7 @@ class DatasetError(TreepackError):
 
 
 class FamilyError(TreepackError):
-    """A processor that no model family serves, or a tree that its family cannot say."""
+    """A processor that no model family supports, or a tree that its family cannot say."""
 
 
 __all__ = [

@@ -14,7 +14,6 @@ what it saw. The dataset itself is left as it is: the checks work on copies.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 from collections import Counter
@@ -28,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from treepack.batch import PackedBatch, PackedRow
 from treepack.dataset import PackedDataset
-from treepack.dataset.state import last_shard
+from treepack.dataset.state import last_shard, shards_of
 from treepack.errors import DatasetError
 from treepack.sources.protocol import is_map_style
 
@@ -63,9 +62,9 @@ def check_exactly_once(
         _check_budgets(row, dataset.budgets)
         counted.update(_counted(row.state))
         _check_none_between(row.state, given)
-    if not num_workers and dataset.obstacle is None:
+    if not num_workers and dataset.why_not_resumable is None:
         counted.update(_counted(reader.state_dict()))
-    epochs = (dataset.epochs or 1) if is_map_style(dataset.source) else 1
+    epochs = (dataset.settings.epochs or 1) if is_map_style(dataset.source) else 1
     if keys is not None:
         wanted = Counter({key: epochs * n for key, n in Counter(keys).items()})
         lost, extra = wanted - seen, seen - wanted
@@ -74,7 +73,8 @@ def check_exactly_once(
     elif is_map_style(dataset.source):
         out, n = seen.total() + sum(counted.values()), epochs * len(dataset.source)
         # What was counted after the last batch stays in the workers.
-        late = num_workers and out < n and (dataset.policy.skips or sum(counted.values()))
+        skips = dataset.settings.policy.skips or any(counted.values())
+        late = num_workers and out < n and skips
         assert late or out == n, (
             f"{n} examples went in; {seen.total()} came out, {out} with those counted"
         )
@@ -84,16 +84,17 @@ def _check_none_between(state: Mapping[str, Any] | None, given: Counter[int]) ->
     """A virtual shard numbers its packs, so one that is lost cannot pass for skipped examples."""
     if not state:
         return
-    shard, number = last_shard(state), max(s[1] for s in state["shards"])
-    given[shard] += 1
-    assert number == given[shard], (
-        f"pack {number} of virtual shard {shard} came where pack {given[shard]} was expected"
+    shard = shards_of(state)[last_shard(state)]
+    given[shard.shard] += 1
+    expected = given[shard.shard]
+    assert shard.packs == expected, (
+        f"pack {shard.packs} of virtual shard {shard.shard} came where pack {expected} was expected"
     )
 
 
 def _counted(state: Mapping[str, Any] | None) -> dict[int, int]:
     """Examples of each virtual shard that were skipped or dropped."""
-    return {s[0]: s[4] + s[5][2] for s in state["shards"]} if state else {}
+    return {number: shard.skipped + shard.dropped for number, shard in shards_of(state).items()}
 
 
 def check_resume_everywhere(
@@ -198,10 +199,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _copy(dataset: PackedDataset, shard: tuple[int, int] | None = None) -> PackedDataset:
     """A dataset of the same source that knows nothing of the first one's position."""
-    other = copy.copy(dataset)
-    other.shard = dataset.shard if shard is None else shard
-    other.reset()
-    return other
+    return dataset.at_start(shard=dataset.shard if shard is None else shard)
 
 
 def _batches(

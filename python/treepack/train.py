@@ -1,4 +1,4 @@
-"""The steps of a training loop over several ranks: one agreement each, so that nobody waits."""
+"""The steps of a training loop over several ranks: one agreement each, so that no rank waits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,44 @@ __all__ = ["gather_state", "steps"]
 
 PATIENCE = 1_000
 """Steps one after the other that may have no weight."""
+
+
+class _Weights:
+    """Counts the steps that have no weight: a few are skipped, too many are a mistake."""
+
+    def __init__(self) -> None:
+        self._has_any = False
+        # Steps without weight since the last one that had some.
+        self._weightless = 0
+
+    def add(self, weight: float) -> bool:
+        """Count a step; whether there is anything to learn from it.
+
+        Raises:
+            DatasetError: it is the last of too many.
+        """
+        if weight > 0:
+            self._has_any, self._weightless = True, 0
+            return True
+        self._weightless += 1
+        if self._weightless >= PATIENCE:
+            self._fail()
+        return False
+
+    def check_end(self) -> None:
+        """Reject data of which no step had any weight.
+
+        Raises:
+            DatasetError: there were steps, and none had.
+        """
+        if self._weightless and not self._has_any:
+            self._fail()
+
+    def _fail(self) -> None:
+        raise DatasetError(
+            f"the loss weights of {self._weightless} steps, one after the other, sum to 0; nothing "
+            "in them is trained on, so check labels and weights"
+        )
 
 
 class Agreement(NamedTuple):
@@ -53,7 +91,7 @@ def steps(
 
     Yields:
         ``accumulate`` packs and the sum of ``loss_weights`` over the step, of all ranks. A step
-        without any weight is passed over, since there is nothing to learn from it.
+        without any weight is skipped, since there is nothing to learn from it.
 
     Raises:
         DatasetError: no step has any weight, of all or of the last thousand; or another rank's
@@ -72,7 +110,8 @@ def steps(
             f"and {end!r}"
         )
     world = dist.get_world_size(group) if _is_distributed() else 1
-    stream, filler, weightless, has_weight = None, None, 0, False
+    stream, filler = None, None
+    weights = _Weights()
     while True:
         stream, packs, failure = _take(loader, stream, accumulate)
         filler = packs[-1] if packs else filler
@@ -81,17 +120,12 @@ def steps(
             raise failure
         _check_ranks(total)
         if total.packs == 0 or (end == "stop" and total.is_full < world):
-            if not has_weight:
-                _refuse_weightless(weightless)
+            weights.check_end()
             return
         if total.is_empty:
             filler = _share(filler, group)
         _mark_consumed(loader, packs)
-        weightless = 0 if total.weight > 0 else weightless + 1
-        has_weight = has_weight or not weightless
-        if weightless >= PATIENCE:
-            _refuse_weightless(weightless)
-        if weightless:
+        if not weights.add(total.weight):
             continue
         packs += [_weightless(pack) for pack in [filler] * (accumulate - len(packs)) if pack]
         yield packs, total.weight
@@ -138,7 +172,7 @@ def _take(
 def _begin(loader: Any) -> Iterator[PackedBatch]:
     """Iterate, and count what is consumed from there; loaders fetch ahead."""
     dataset = getattr(loader, "dataset", loader)
-    counts = hasattr(dataset, "count_from") and dataset.obstacle is None
+    counts = hasattr(dataset, "count_from") and dataset.why_not_resumable is None
     start = dataset.next_start() if counts else None
     stream: Iterator[PackedBatch] = iter(loader)
     if counts:
@@ -179,14 +213,6 @@ def _check_ranks(total: Agreement) -> None:
     if total.has_failed:
         raise DatasetError(
             f"the loaders of {total.has_failed:.0f} other ranks failed; their errors say why"
-        )
-
-
-def _refuse_weightless(steps: int) -> None:
-    if steps:
-        raise DatasetError(
-            f"the loss weights of {steps} steps, one after the other, sum to 0; nothing in them is "
-            "trained on, so check labels and weights"
         )
 
 

@@ -42,7 +42,9 @@ WHOLE = keys_of(make())
 
 def test_an_interrupt_at_any_line_loses_and_repeats_nothing():
     folder = Path(tp.__file__).parent / "dataset"
-    files = {str(folder / f"{name}.py") for name in ("iterator", "virtual_shard", "readers")}
+    files = {
+        str(folder / f"{name}.py") for name in ("iterator", "virtual_shard", "readers", "iterables")
+    }
 
     def small(source):
         return tp.PackedDataset(source(14), budgets=BUDGETS, pool_size=3, virtual_shards=2)
@@ -57,7 +59,7 @@ def test_an_interrupt_at_any_line_loses_and_repeats_nothing():
             other = small(source)
             other.load_state_dict(stream.state_dict())
             assert keys_of(rows) + keys_of(other) == whole, line
-            assert keys_of(rows) + keys_of(stream._stream) == whole, line
+            assert keys_of(rows) + keys_of(stream._progress._iterator) == whole, line
         assert line > 300
 
 

@@ -154,7 +154,7 @@ def test_every_topology_that_divides_the_shards_gives_the_same_packs(total):
 
 
 @pytest.mark.parametrize(("world", "says"), [(8, "no num_workers fits"), (5, "no num_workers")])
-def test_one_that_does_not_divide_them_is_refused(world, says):
+def test_one_that_does_not_divide_them_is_rejected(world, says):
     stream = dataset(virtual_shards=12, shard=(0, world))
     with pytest.raises(errors.DatasetError, match=says):
         next(iter(stream))

@@ -35,7 +35,7 @@ class Rows:
         return positions
 
     def index(self, row):
-        return int(row.rows[0][0].question)
+        return int(row.branches[0][0].question)
 
 
 def row(index):
@@ -45,9 +45,7 @@ def row(index):
 
 
 def packed(source, **options):
-    stream = tp.PackedDataset(source, budgets=BUDGETS, pool_size=6, **options)
-    stream.family = Rows()
-    return stream
+    return tp.PackedDataset(source, family=Rows(), budgets=BUDGETS, pool_size=6, **options)
 
 
 def keys_of(batches):
@@ -103,7 +101,7 @@ def test_an_iterable_dataset_resumes_through_its_own_state(num_shards, workers):
     assert check_resume_everywhere(stream, every=4, num_workers=workers) > 3
 
 
-def test_an_upstream_shuffle_buffer_is_refused():
+def test_an_upstream_shuffle_buffer_is_rejected():
     source, _ = hugging_face()
     shuffled = source.to_iterable_dataset(2).shuffle(seed=1, buffer_size=9).map(dict)
     stream = packed(shuffled)
@@ -147,7 +145,7 @@ def test_mosaicml_streaming_is_read_by_index(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_loader_that_accelerate_prepared_is_refused():
+def test_a_loader_that_accelerate_prepared_is_rejected():
     data_loader = pytest.importorskip("accelerate.data_loader")
     loader = DataLoader(dataset(), batch_size=1, collate_fn=_only)
     sharded = data_loader.IterableDatasetShard(dataset(), num_processes=2, process_index=0)

@@ -230,7 +230,7 @@ class Drifting(Trees):
 
 def test_wrong_costs_are_packed_anew_within_the_budget():
     stream = tp.PackedDataset(
-        Drifting(), budgets=BUDGETS, pool_size=6, on_wrong_cost="requeue", virtual_shards=2
+        Drifting(), budgets=BUDGETS, pool_size=6, on_cost_mismatch="requeue", virtual_shards=2
     )
     check_exactly_once(stream, names(120))
     check_resume_everywhere(stream)
@@ -247,7 +247,7 @@ MISMATCHES = [
 
 
 @pytest.mark.parametrize(("options", "says"), MISMATCHES)
-def test_the_state_of_another_stream_is_refused(options, says):
+def test_the_state_of_another_stream_is_rejected(options, says):
     stream = dataset(virtual_shards=2, shard=(0, 2) if "shard" in options else None)
     next(iter(stream))
     with pytest.raises(errors.StateError, match=says):
@@ -268,7 +268,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_refused(damage):
+def test_a_damaged_state_is_rejected(damage):
     stream = dataset()
     next(iter(stream))
     with pytest.raises(errors.StateError):
@@ -302,14 +302,14 @@ class Unready(SavedStream):
         raise RuntimeError("not started")
 
 
-def test_a_source_without_a_state_at_its_start_is_refused():
+def test_a_source_without_a_state_at_its_start_is_rejected():
     stream = tp.PackedDataset(Unready(), budgets=BUDGETS)
     with pytest.raises(errors.StateError, match="failed before its first item: not started"):
         stream.state_dict()
 
 
 @pytest.mark.parametrize("source", ["iterable", "sharded"])
-def test_an_iterable_that_cannot_go_back_is_refused(source):
+def test_an_iterable_that_cannot_go_back_is_rejected(source):
     stream = dataset(source)
     assert next(iter(stream))["treepack"].state is None
     for act in (stream.state_dict, lambda: stream.load_state_dict({})):

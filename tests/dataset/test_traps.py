@@ -218,12 +218,12 @@ def test_an_iterable_is_read_by_one_at_a_time():
 def test_a_collate_of_the_family_that_fails_is_an_error_of_the_row():
     class Family:
         name, costs, bidirectional = "broken", ("tokens", "crops"), "none"
+        measure = load = None
 
         def collate(self, trees, total):
             raise StopIteration
 
-    stream = packed(Trees(9))
-    stream.family = Family()
+    stream = packed(Trees(9), family=Family())
     with pytest.raises(errors.BatchError, match=r"StopIteration.*example"):
         next(iter(stream))
 

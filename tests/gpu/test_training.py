@@ -60,7 +60,9 @@ def test_a_step_is_as_exact_as_a_plain_implementation(name, is_compiled):
     run, counter = compiled(model) if is_compiled else (model, None)
     ours, theirs = [], []
     for rng in cases(6, f"a step of {name}"):
-        batch = tp.collate(random_trees(rng, 3), total=160, windows=tp.hf.windows(model))
+        batch = tp.collate(
+            random_trees(rng, 3), total=160, sliding_windows=tp.hf.sliding_windows(model)
+        )
         batch = batch.to(DEVICE)
         exact = step(double, batch)
         ours.append(squares(step(run, batch), exact))
@@ -143,7 +145,7 @@ def test_the_pin_thread_pins_every_tensor_of_a_batch(window, monkeypatch):
         return clone
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    batch = tp.collate([tp.MessageTree([1, 2, 3, 4])], windows=window)
+    batch = tp.collate([tp.MessageTree([1, 2, 3, 4])], sliding_windows=window)
     locked = pin_memory(batch)
     assert type(locked) is tp.PackedBatch
     assert locked.keys() == batch.keys()
@@ -156,7 +158,7 @@ def test_the_pin_thread_pins_every_tensor_of_a_batch(window, monkeypatch):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_from_a_loader_are_page_locked_and_the_same(workers):
-    stream = dataset(n=60, virtual_shards=2, windows=(4,))
+    stream = dataset(n=60, virtual_shards=2, sliding_windows=(4,))
     plain = list(DataLoader(stream, batch_size=None, num_workers=workers))
     locked = list(DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=True))
     for one, other in zip(plain, locked, strict=True):

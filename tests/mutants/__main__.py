@@ -64,9 +64,7 @@ class Judge:
         self.name = name
         self.group = GROUPS[name]
         self.tests = tests_of(self.group, ROOT)
-        files = sorted({test.partition("::")[0] for test in self.tests})
-        texts = b"".join((ROOT / file).read_bytes() for file in files)
-        self.version = hashlib.sha256(texts).hexdigest()[:16]
+        self.version = self._version()
         self.results = FOLDER / "results.jsonl"
         self.limit = 0.0
         self.sandbox: Sandbox | None = None
@@ -84,7 +82,16 @@ class Judge:
             judged.append((mutant, verdict))
         return judged
 
+    def _version(self) -> str:
+        """Another one whenever a test has changed, or what tests share."""
+        files = {ROOT / test.partition("::")[0] for test in self.tests}
+        files |= {*(ROOT / "tests" / "helpers").glob("*.py")}
+        texts = b"".join(file.read_bytes() for file in sorted(files))
+        return hashlib.sha256(texts).hexdigest()[:16]
+
     def _judge(self, mutant: Mutant) -> Outcome:
+        if self._version() != self.version:
+            raise SystemExit("the tests have changed meanwhile; start again, it goes on from here")
         if self.sandbox is None:
             self._prepare()
         return self.sandbox.test_with(mutant.file, mutant.text, **self._options(self.limit))

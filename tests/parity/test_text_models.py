@@ -95,7 +95,7 @@ def test_gradient_checkpointing_changes_nothing(models):
         assert distance(again, plain) == 0
 
 
-def test_a_batch_of_two_rows_or_a_cache_is_refused(models):
+def test_a_batch_of_two_rows_or_a_cache_is_rejected(models):
     _, ours = models
     _, inputs = random_row(np.random.default_rng(1))
     with pytest.raises(tp.errors.AttentionError, match="batch of 2"):

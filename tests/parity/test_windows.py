@@ -136,7 +136,7 @@ def test_one_graph_serves_windows_that_were_planned_before():
         lengths = rng.integers(8, 14, 3)
         children = [tp.MessageTree(rng.integers(0, 60, n)) for n in lengths[1:]]
         tree = tp.MessageTree(rng.integers(0, 60, lengths[0]), children=children)
-        batch = tp.collate([tree], total=50, windows=tp.hf.windows(model))
+        batch = tp.collate([tree], total=50, sliding_windows=tp.hf.sliding_windows(model))
         inputs = {name: batch[name] for name in ("input_ids", "position_ids", "treepack")}
         torch.testing.assert_close(graph(**inputs).logits, model(**inputs).logits)
         graphs.append(counter.frame_count)

@@ -44,8 +44,8 @@ def cut(path, keep):
     return path
 
 
-def both_refuse(family, sample, *messages):
-    """Measuring refuses the example, and so does loading; both say which and why."""
+def both_reject(family, sample, *messages):
+    """Measuring rejects the example, and so does loading; both say which and why."""
     for step in (family.measure, family.load):
         with pytest.raises(DataError) as caught:
             step(sample)
@@ -60,7 +60,7 @@ def both_refuse(family, sample, *messages):
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_a_file_that_is_not_there(family, kind, tmp_path):
     path = str(tmp_path / "none.bin")
-    both_refuse(family, example(kind, path), path, "does not exist")
+    both_reject(family, example(kind, path), path, "does not exist")
 
 
 @FAMILIES
@@ -69,13 +69,13 @@ def test_a_file_that_is_not_there(family, kind, tmp_path):
 def test_a_file_that_is_no_image_or_video(family, kind, content, tmp_path):
     path = tmp_path / "bad.jpg"
     path.write_bytes(content.encode("latin-1"))
-    both_refuse(family, example(kind, str(path)), "bad.jpg", "cannot be read")
+    both_reject(family, example(kind, str(path)), "bad.jpg", "cannot be read")
 
 
 @FAMILIES
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_a_folder_instead_of_a_file(family, kind, tmp_path):
-    both_refuse(family, example(kind, str(tmp_path)), "cannot be read")
+    both_reject(family, example(kind, str(tmp_path)), "cannot be read")
 
 
 @FAMILIES
@@ -101,7 +101,7 @@ def test_an_image_that_is_cut_off_is_named_when_it_is_loaded(family, suffix, tmp
     ],
 )
 def test_an_array_that_is_no_image(family, array):
-    both_refuse(family, example("image", array), "uint8 [height, width, 3]", str(array.shape))
+    both_reject(family, example("image", array), "uint8 [height, width, 3]", str(array.shape))
 
 
 @FAMILIES
@@ -115,13 +115,13 @@ def test_an_array_that_is_no_image(family, array):
     ],
 )
 def test_an_array_that_is_no_video(family, array):
-    both_refuse(family, example("video", array), "uint8 [frames, height, width, 3]")
+    both_reject(family, example("video", array), "uint8 [frames, height, width, 3]")
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl"])
 def test_what_the_processor_does_not_take(family):
-    both_refuse(family, example("image", photo(1, 4, 900)), "aspect ratio")
-    both_refuse(family, example("video", film(1, frames=1)), "temporal_factor")
+    both_reject(family, example("image", photo(1, 4, 900)), "aspect ratio")
+    both_reject(family, example("video", film(1, frames=1)), "temporal_factor")
 
 
 @FAMILIES
@@ -140,7 +140,7 @@ def test_a_file_without_a_picture_stream(family, tmp_path):
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
         sound.sample_rate = 8000
         container.mux(stream.encode(sound))
-    both_refuse(family, example("video", str(path)), "no video stream")
+    both_reject(family, example("video", str(path)), "no video stream")
 
 
 # --- what is unusual, and right

@@ -117,11 +117,11 @@ def test_a_cost_that_was_measured_wrong_is_an_error_that_names_both():
     ("source", "says"),
     [
         (5, "no source"),
-        (iter([good(1)]), "used up after one pass"),
+        (iter([good(1)]), "used up after one iteration"),
         (type("M", (), {"measure": 1, "__iter__": 1})(), "measure"),
     ],
 )
-def test_what_is_no_source_is_refused(source, says):
+def test_what_is_no_source_is_rejected(source, says):
     with pytest.raises(errors.DatasetError, match=says):
         tp.PackedDataset(source, budgets=BUDGETS)
 
@@ -136,8 +136,8 @@ def test_what_is_no_source_is_refused(source, says):
         ({"shard": 3}, errors.DatasetError, "rank, world.*3"),
         ({"seed": 1.5}, errors.DatasetError, "1.5"),
         ({"epochs": "a"}, errors.DatasetError, "epochs.*'a'"),
-        ({"windows": 5}, errors.DatasetError, "windows.*5"),
-        ({"windows": [0]}, errors.DatasetError, "window.*0"),
+        ({"sliding_windows": 5}, errors.DatasetError, "sliding_windows.*5"),
+        ({"sliding_windows": [0]}, errors.DatasetError, "window.*0"),
         ({"budgets": None}, errors.DatasetError, "budgets.*None"),
         ({"packer": 5}, errors.DatasetError, "packer.*5"),
         ({"seed": None}, errors.DatasetError, "None"),
@@ -149,14 +149,14 @@ def test_what_is_no_source_is_refused(source, says):
         ({"budgets": {"crops": 4}, "pad_to_budget": True}, errors.BudgetError, "pad_to_budget"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_at_once(options, error, says):
+def test_settings_that_cannot_work_are_rejected_at_once(options, error, says):
     with pytest.raises(error, match=says):
         tp.PackedDataset([good(1)], **{"budgets": BUDGETS, **options})
 
 
 @pytest.mark.parametrize("epochs", [2, None])
 def test_an_iterable_has_no_epochs(epochs):
-    with pytest.raises(errors.DatasetError, match=f"epochs={epochs} of Stream.*one pass"):
+    with pytest.raises(errors.DatasetError, match=f"epochs={epochs} of Stream.*one iteration"):
         tp.PackedDataset(Stream(), budgets=BUDGETS, epochs=epochs)
 
 
@@ -230,7 +230,7 @@ class Measured:
         return trees()[index]
 
 
-@pytest.mark.parametrize("options", [{}, {"on_wrong_cost": "requeue"}])
+@pytest.mark.parametrize("options", [{}, {"on_cost_mismatch": "requeue"}])
 @pytest.mark.parametrize(
     "source", [trees(), Stream(), Measured(lambda n: 2 * n), Measured(lambda n: n)]
 )

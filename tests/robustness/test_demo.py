@@ -101,13 +101,13 @@ def test_the_demo_has_real_data(demo, tmp_path):
     source = tp.group_conversations(path, images=images)
     photographs = [e for e in source if e.media and not e.key.startswith("shapes")]
     assert len(photographs) == 13
-    assert all(4 <= len(example.rows) <= 10 for example in photographs)
+    assert all(4 <= len(example.branches) <= 10 for example in photographs)
     assert sum(not example.media for example in source) == 12
     for example in source:
         for medium in example.media:
             with Image.open(medium.value) as image:
                 assert min(image.size) >= 64
-    for answer in (turn.answer for e in photographs for rows in e.rows for turn in rows):
+    for answer in (turn.answer for e in photographs for rows in e.branches for turn in rows):
         for x, y in re.findall(r'x\d*="([\d.]+)" y\d*="([\d.]+)"', answer):
             assert 0 < float(x) < 100
             assert 0 < float(y) < 100

@@ -267,6 +267,6 @@ def test_inputs_of_a_filled_step_are_not_modified():
 
 
 @pytest.mark.parametrize("options", [{"accumulate": 0}, {"accumulate": "2"}, {"end": "drop"}])
-def test_settings_that_cannot_work_are_refused(options):
+def test_settings_that_cannot_work_are_rejected(options):
     with pytest.raises(errors.DatasetError, match="accumulate"):
         next(steps([], **options))

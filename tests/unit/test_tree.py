@@ -87,7 +87,7 @@ def test_with_key_leaves_the_original_alone():
         ({"tokens": [1], "children": [tp.MessageTree([2], media={})]}, "media inside the tree"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(arguments, says):
+def test_what_makes_no_sense_is_rejected_by_name(arguments, says):
     with pytest.raises(TreeError, match=says) as caught:
         tp.MessageTree(**arguments, key="coco/17")
     assert "example 'coco/17'" in str(caught.value)
@@ -117,7 +117,7 @@ def test_media_may_not_take_the_names_of_the_row(name):
         ({"crops": None}, "'crops' is None.*integer"),
     ],
 )
-def test_costs_that_no_budget_could_count_are_refused(costs, says):
+def test_costs_that_no_budget_could_count_are_rejected(costs, says):
     with pytest.raises(CostError, match=f"example 'coco/17': .*{says}"):
         tp.MessageTree([1], costs={"patches": 2, **costs}, key="coco/17")
 
@@ -151,7 +151,7 @@ def test_every_label_below_0_but_the_ignored_one_is_found():
         assert any(f"is {label}" in str(caught.value) for label in bad)
 
 
-def test_runs_are_refused_by_the_tree_exactly_if_the_mask_refuses_them():
+def test_runs_are_rejected_by_the_tree_exactly_if_the_mask_rejects_them():
     kinds = set()
     for rng in cases(1000, "runs of a tree"):
         n = int(rng.integers(1, 8))

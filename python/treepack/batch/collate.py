@@ -44,7 +44,7 @@ def collate(
     bidirectional: str | None = None,
     budgets: Mapping[str, int] | None = None,
     state: Any = None,
-    windows: Iterable[int] = (),
+    sliding_windows: Iterable[int] = (),
 ) -> PackedBatch:
     """Lay message trees one after the other into a row that a model takes.
 
@@ -57,8 +57,9 @@ def collate(
         bidirectional: mode of image attention, by default the family's, else ``"none"``.
         budgets: capacities, to report how full the row is.
         state: kept as ``batch["treepack"].state``.
-        windows: of layers with sliding attention (``treepack.hf.windows(model)``). Left out, they
-            are planned at their first use, which a compiled model cannot do.
+        sliding_windows: of the model's attention layers, in tokens, from
+            ``treepack.hf.sliding_windows(model)``. Left out, they are planned at their first use,
+            which a compiled model cannot do.
 
     Returns:
         A `PackedBatch` on the CPU.
@@ -100,7 +101,7 @@ def collate(
         row.keys,
         row.stats(mask, len(targets.token), budgets),
         state,
-        _plan_windows(mask, windows),
+        _plan_windows(mask, sliding_windows),
         targets.counts,
     )
     return batch
@@ -109,8 +110,8 @@ def collate(
 def _plan_windows(mask: TreeMask, windows: Iterable[int]) -> dict[int, TreePlan]:
     if not isinstance(windows, Iterable):
         raise BatchError(
-            f"windows is {windows!r}, not a list of windows in tokens; pass "
-            "treepack.hf.windows(model), or [w]"
+            f"sliding_windows is {windows!r}, not a list of windows in tokens; pass "
+            "treepack.hf.sliding_windows(model), or [w]"
         )
     return {window: TreePlan.from_mask(mask, window) for window in windows}
 

@@ -159,6 +159,15 @@ class Row:
         }
 
 
+def check_mask(tree: MessageTree, bidirectional: str) -> None:
+    """Reject a tree whose nodes or image runs no mask can express.
+
+    Raises:
+        TreeError: it says which node or run is wrong.
+    """
+    Row([tree]).mask(bidirectional)
+
+
 def _checked(trees: Iterable[MessageTree]) -> list[MessageTree]:
     try:
         trees = list(trees)

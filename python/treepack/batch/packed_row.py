@@ -102,10 +102,11 @@ class PackedRow:
             AttentionError: it is being traced, and the plan is not there.
         """
         if window not in self._windows:
-            _refuse_to_trace(
+            _reject_to_trace(
                 f"no plan for a window of {window} tokens; have it made before: "
-                "collate(windows=treepack.hf.windows(model)) or PackedDataset(windows=...), or "
-                f'call batch["treepack"].plan_for({window})'
+                "collate(sliding_windows=treepack.hf.sliding_windows(model)) or "
+                "PackedDataset(sliding_windows=...), or call "
+                f'batch["treepack"].plan_for({window})'
             )
             self._windows[window] = _untraced(_plan_on, self, window)
         return self._windows[window]
@@ -124,7 +125,7 @@ class PackedRow:
         """
         if window not in self._blocks:
             reach = "the whole row" if window is None else f"a window of {window} tokens"
-            _refuse_to_trace(
+            _reject_to_trace(
                 f"no blocks for {reach}; have them made before, once the row is on its device: "
                 f'batch["treepack"].blocks_for({window})'
             )
@@ -166,7 +167,7 @@ def _blocks_on(row: PackedRow, window: int | None) -> Blocks:
     return make_blocks(row.mask, row.plan.plan.device, window)
 
 
-def _refuse_to_trace(missing: str) -> None:
+def _reject_to_trace(missing: str) -> None:
     # A whole graph fails with this message; one that may break goes on in eager.
     if torch.compiler.is_compiling():
         raise AttentionError(f"torch.compile cannot trace how a row is planned: {missing}")

@@ -1,76 +1,140 @@
-"""Settings of a dataset: what they may be, and their defaults."""
+"""Settings of a dataset: what they may be, their defaults, and the frozen whole of them."""
 
 from __future__ import annotations
 
 import hashlib
-import operator
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from treepack._core import Packer
 from treepack.errors import BudgetError, DatasetError
+from treepack.sources.protocol import OrderedSource, is_map_style
 
 if TYPE_CHECKING:
     from treepack.families import Family
     from treepack.sources.costs import CostTable
+    from treepack.tree import MessageTree
 
-LONGEST = 240
-"""Characters of a mixture that a fingerprint spells out."""
+SPELLED_OUT = 240
+"""Characters of an ordered source that a fingerprint spells out; a state has room for so much."""
 
 
-def shorten(text: str) -> str:
+@dataclass(frozen=True)
+class Policy:
+    """How a shard packs, and what it does about examples that do not work.
+
+    Attributes:
+        budgets: capacities of a row.
+        packer: settings of the `Packer`.
+        skips: whether examples that fail are counted instead of raised.
+        requeues: whether an example that costs other than measured is pushed again.
+    """
+
+    budgets: Mapping[str, int]
+    packer: Mapping[str, Any]
+    skips: bool = False
+    requeues: bool = False
+
+    @property
+    def drops(self) -> bool:
+        """Whether an example over a budget is dropped and counted."""
+        return bool(self.packer.get("oversize") == "drop")
+
+    def make_packer(self) -> Packer:
+        """A packer with these settings.
+
+        Raises:
+            BudgetError: budgets or settings that it does not take.
+        """
+        return Packer(self.budgets, **self.packer)
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """Everything that a `PackedDataset` was told; what iterates reads it and changes nothing.
+
+    Attributes:
+        source: where examples come from.
+        policy: how they are packed.
+        family: of the model, or ``None`` if the source yields `MessageTree`.
+        shard: rank and size of the data-parallel group.
+        virtual_shards: V, or ``None`` for ranks times workers.
+        seed: of the order.
+        shuffle: whether a map-style source is shuffled.
+        epochs: over a map-style source, ``None`` without end.
+        pad_to_budget: whether every row is as long as the token budget.
+        bidirectional: mode of image attention; ``None`` is the family's.
+        sliding_windows: of the model's attention layers, in tokens.
+        transform: applied to every loaded tree, or ``None``.
+        why_not_resumable: why no state can be had, or ``None``.
+        source_start: state of an iterable at its first example.
+    """
+
+    source: Any
+    policy: Policy
+    family: Family | None
+    shard: tuple[int, int]
+    virtual_shards: int | None
+    seed: int
+    shuffle: bool
+    epochs: int | None
+    pad_to_budget: bool
+    bidirectional: str | None
+    sliding_windows: tuple[int, ...]
+    transform: Callable[[MessageTree], MessageTree] | None
+    why_not_resumable: str | None
+    source_start: Any
+
+    def __post_init__(self) -> None:
+        if self.epochs != 1 and not is_map_style(self.source):
+            raise DatasetError(
+                f"epochs={self.epochs} of {type(self.source).__name__}: an iterable ends after one "
+                "iteration; repeat it in its own __iter__, or give it __len__ and __getitem__"
+            )
+        if self.pad_to_budget and "tokens" not in self.budgets:
+            raise BudgetError(
+                f"pad_to_budget needs a budget 'tokens'; there are {list(self.budgets)}"
+            )
+        self.policy.make_packer()
+
+    @property
+    def budgets(self) -> Mapping[str, int]:
+        """Capacities of a row."""
+        return self.policy.budgets
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the packs depend on beside the examples, as a state keeps it."""
+        source = self.source
+        kind = type(source).__name__
+        if isinstance(source, OrderedSource):
+            kind = _shorten(repr(source))
+        elif is_map_style(source):
+            kind = f"{len(source)} examples"
+        return {
+            "source": kind,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "family": self.family.name if self.family else "",
+            "packer": self.policy.make_packer().state()["fingerprint"],
+        }
+
+
+def _shorten(text: str) -> str:
     """A text that is told from all others, of bounded length."""
-    # A state has room for so much.
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}... {digest[:16]}"
-
-
-def default_shard() -> tuple[int, int]:
-    """Rank and world size of this process."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    # Before init_process_group, which will take them from here.
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def check_shard(shard: Any) -> tuple[int, int]:
-    """Rank and world size that a pair or a device mesh says."""
-    pair = _mesh_place(shard) if hasattr(shard, "get_coordinate") else shard
-    try:
-        rank, world = map(operator.index, pair)
-    except (TypeError, ValueError):
-        raise DatasetError(f"shard must be (rank, world) or a mesh, got {shard!r}") from None
-    if not 0 <= rank < world:
-        raise DatasetError(f"shard=(rank, world) must have 0 <= rank < world, got {shard}")
-    return rank, world
-
-
-def _mesh_place(mesh: Any) -> tuple[int, int]:
-    """Rank and size of a device mesh, or of several of its dimensions counted as one."""
-    coordinate = mesh.get_coordinate()
-    if coordinate is None:
-        raise DatasetError("this process is not part of the device mesh given as shard=")
-    rank = 0
-    for place, size in zip(coordinate, mesh.shape, strict=True):
-        rank = rank * size + place
-    return rank, mesh.size()
+    return text if len(text) <= SPELLED_OUT else f"{text[: SPELLED_OUT // 2]}... {digest[:16]}"
 
 
 def find_family(
-    processor: Any, family: str | None, chat: Any, budgets: Mapping[str, int]
+    processor: Any, family: str | Family | None, chat: Any, budgets: Mapping[str, int]
 ) -> Family | None:
-    """The model family of a processor, which must measure what is budgeted."""
-    if processor is None:
-        if family is not None:
-            raise DatasetError(f"family={family!r} needs a processor; pass processor=")
+    """The model family of a processor, or the one given, which must measure what is budgeted."""
+    found = _given_family(processor, family, chat)
+    if found is None:
         return None
-    from treepack.families import find
-
-    found = find(processor, family, chat=chat)
     unknown = [name for name in budgets if name not in found.costs]
     if unknown:
         raise BudgetError(
@@ -78,6 +142,24 @@ def find_family(
             f"{list(found.costs)}; rename them, or pass a source that yields MessageTree"
         )
     return found
+
+
+def _given_family(processor: Any, family: str | Family | None, chat: Any) -> Family | None:
+    if family is not None and not isinstance(family, str):
+        missing = [name for name in ("measure", "load", "collate") if not hasattr(family, name)]
+        if missing:
+            raise DatasetError(
+                f"family is a {type(family).__name__} without {missing}; pass the name of a family "
+                "or a treepack.families.Family"
+            )
+        return family
+    if processor is None:
+        if family is not None:
+            raise DatasetError(f"family={family!r} needs a processor; pass processor=")
+        return None
+    from treepack.families import find
+
+    return find(processor, family, chat=chat)
 
 
 def positive(name: str, value: int | None) -> int | None:
@@ -102,8 +184,8 @@ def check_windows(windows: Any) -> tuple[int, ...]:
     found = tuple(positive("a window", window) or 0 for window in windows) if is_listed else None
     if found is None or 0 in found:
         raise DatasetError(
-            f"windows must be a list of windows in tokens, got {windows!r}; pass "
-            "treepack.hf.windows(model)"
+            f"sliding_windows must be a list of windows in tokens, got {windows!r}; pass "
+            "treepack.hf.sliding_windows(model)"
         )
     return found
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import mmap
 import struct
-import sys
 import weakref
-from multiprocessing.context import get_spawning_popen
 from types import FrameType
 from typing import Any
 
 from torch.utils.data import get_worker_info
 
+from treepack.dataset._torch_internals import is_spawning, starting_loader
 from treepack.errors import DatasetError
 
 HEAD = struct.Struct("<?qi")
-"""Whether a worker has begun, how often a state was loaded, and the workers of the first pass."""
+"""Whether a worker has begun, how often a state was loaded, and the workers of the first iteration
+since."""
 
 MOST_WORKERS = 2**12
 
@@ -23,27 +23,55 @@ MOST_WORKERS = 2**12
 class Board:
     """What the workers of a dataset and the process that starts them tell each other.
 
-    It is a page of memory: the head, then one byte for each worker that has begun. A forked worker
-    shares it with that process and with the workers of later passes; others have one of their own.
+    A loader with workers iterates over *copies* of the dataset, and tells the original nothing. But
+    a state that was loaded is for the first iteration after it alone, so somebody has to know
+    whether one has begun. The board is a page of memory, the head and then one byte for each worker
+    that has begun. A forked worker shares it with its parent and with the workers of later
+    iterations; workers that are spawned have boards of their own, and those are told apart when the
+    dataset is pickled for them.
+
+    ====================  ==============================  ======================================
+    method                called by                       when
+    ====================  ==============================  ======================================
+    ``begin``             a worker                        its ``iter(dataset)``
+    ``is_outdated``       a worker                        before ``begin``
+    ``send``              the parent                      the dataset is copied or pickled
+    ``has_workers``       the parent                      ``state_dict``, ``consumed``
+    ``note_load``         the parent                      ``load_state_dict``
+    ``clear``             either                          ``reset``; the parent's own ``iter``
+    ====================  ==============================  ======================================
     """
 
     def __init__(self) -> None:
-        self._is_sent = False
-        self._first: weakref.ref[Any] | None = None
+        # How often a state was loaded in this process, or in its parent before the fork.
         self._loads = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start a page of one's own, on which nobody has begun."""
+        # Whether the dataset was sent to a new process, which cannot write on this page.
+        self._is_sent = False
+        # The loader's iterator that sent it first.
+        self._first: weakref.ref[Any] | None = None
         self._page = mmap.mmap(-1, HEAD.size + MOST_WORKERS)
 
     def begin(self, worker: int, workers: int) -> bool:
-        """Called in a worker that begins; whether its pass is the first one."""
+        """Note that a worker begins; whether its iteration is the first one."""
         has_begun, loads, first = HEAD.unpack_from(self._page)
         is_first = not self._page[HEAD.size + worker] and first in (0, workers)
         self._page[HEAD.size + worker] = 1
         HEAD.pack_into(self._page, 0, True, loads, first if has_begun and first else workers)
         return is_first
 
-    def begin_new_process(self) -> bool:
-        """Called while the dataset is pickled; whether that is for the first pass, if for any."""
-        iterator = _starting_loader() if is_spawning() else None
+    def send(self) -> bool:
+        """Note that a copy of the dataset is made; whether a loaded state goes along with it.
+
+        It does but for the workers of a later iteration than the first.
+        """
+        if not is_spawning():
+            return True
+        self._is_sent = True
+        iterator = starting_loader()
         if iterator is None:
             return True
         if self._first is None:
@@ -52,7 +80,7 @@ class Board:
 
     @property
     def is_outdated(self) -> bool:
-        """In a worker: whether a state was loaded after it was forked, which cannot reach it."""
+        """Whether a state was loaded after this worker was forked, which cannot reach it."""
         return bool(HEAD.unpack_from(self._page)[1] != self._loads)
 
     @property
@@ -61,51 +89,29 @@ class Board:
         return self._is_sent or bool(self._page[0])
 
     def clear(self) -> None:
-        """The next pass is the first one; workers that live on may make it."""
+        """Make the next iteration the first one; workers that live on may make it."""
         if get_worker_info() is not None:
             # What a worker does for itself is no business of its siblings.
             self._page[0] = 1
-            self.__init__()  # type: ignore[misc]
+            self._loads = 0
+            self._forget()
             return
         self._is_sent, self._first = False, None
         self._page[:] = HEAD.pack(False, self._loads, 0) + bytes(MOST_WORKERS)
 
     def note_load(self) -> None:
-        """A state was loaded: the next pass is the first one, with workers that know of it."""
+        """Make the next iteration the first one, with workers that know of the loaded state."""
         if get_worker_info() is None:
             self._loads += 1
         self.clear()
 
-    def __getstate__(self) -> bool:
-        if is_spawning():
-            self._is_sent = True
-        return True
-
-    def __setstate__(self, _: bool) -> None:
-        self.__init__()  # type: ignore[misc]
-
-
-def is_spawning() -> bool:
-    """Whether what is pickled just now goes into a new process."""
-    return get_spawning_popen() is not None
-
-
-def _starting_loader() -> Any:
-    """The iterator of the loader that is starting a worker just now.
-
-    Nothing tells the dataset of it: it is the caller that has drawn a seed for its workers.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if hasattr(owner, "_base_seed"):
-            return owner
-        frame = frame.f_back
-    return None
+    def __reduce__(self) -> tuple[type[Board], tuple[()]]:
+        # Shared memory is for forks; whoever gets a copy has workers of its own.
+        return Board, ()
 
 
 def check_caller(frame: FrameType | None) -> None:
-    """Refuse to be sharded again by accelerate, which hands the rows out a second time.
+    """Reject being sharded again by accelerate, which hands the rows out a second time.
 
     Raises:
         DatasetError: the caller is a loader that ``accelerate.prepare`` made.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from treepack.batch.layout import Row
+from treepack.batch.layout import check_mask
+from treepack.dataset._settings import Settings
 from treepack.errors import DataError, DatasetError, TreepackError
 from treepack.sources.protocol import load_example
 from treepack.tree import MessageTree, example_name
@@ -41,36 +42,37 @@ class Arrival:
 
 
 class Examples:
-    """Costs before selection, trees after it.
+    """Turns what the source gives into costs before selection, and into trees after it.
 
     Args:
-        source: the user's source; may offer ``measure(i)`` and ``load(i)``.
-        family: model family for raw rows, or ``None`` if the source yields `MessageTree`.
-        budgets: names whose costs count.
-        transform: applied to every tree, or ``None``.
-        bidirectional: mode of image attention, by default the family's, else ``"none"``.
+        settings: of the dataset; its source, family, budgets and transform count here.
     """
 
-    def __init__(
-        self,
-        source: Any,
-        family: Family | None,
-        budgets: Sequence[str],
-        transform: Callable[[MessageTree], MessageTree] | None,
-        bidirectional: str | None = None,
-    ) -> None:
-        self.source = source
+    def __init__(self, settings: Settings) -> None:
+        family = settings.family
+        self.source = settings.source
         self.family = family
-        self.budgets = tuple(budgets)
-        self.transform = transform
-        self.bidirectional = bidirectional or (family.bidirectional if family else "none")
+        self.budgets = tuple(settings.budgets)
+        self.transform = settings.transform
+        self.bidirectional = settings.bidirectional or (family.bidirectional if family else "none")
 
     def measure(self, arrival: Arrival) -> tuple[Arrival, dict[str, int]]:
-        """The arrival, with its item made ready to wait in the pool, and its cost."""
+        """The cost of an example before it is selected.
+
+        Args:
+            arrival: what the reader gave.
+
+        Returns:
+            The arrival, with its item made ready to wait in the pool, and its cost for every
+            budget, in whole units by name.
+
+        Raises:
+            TreepackError: it cannot be measured; the message names the example.
+        """
         try:
             if arrival.item is None and arrival.index is not None:
                 return arrival, self._named(self.source.measure(arrival.index))
-            item = self._row(arrival.item, arrival.name)
+            item = self._item(arrival.item, arrival.name)
             if isinstance(item, MessageTree):
                 item = self._finish(item, arrival.name)
                 cost = item.cost
@@ -89,7 +91,16 @@ class Examples:
         }
 
     def load(self, arrival: Arrival, cost: Mapping[str, int]) -> MessageTree:
-        """The tree of a selected example; its real cost is what was measured, or an error."""
+        """The tree of a selected example, as it goes into the row.
+
+        Args:
+            arrival: what `measure` returned.
+            cost: the cost that it returned.
+
+        Raises:
+            CostMismatchError: the tree costs something else.
+            TreepackError: it cannot be loaded; the message names the example.
+        """
         try:
             tree = self._tree(arrival)
         except Exception as error:
@@ -103,7 +114,7 @@ class Examples:
             # It waited in the pool as it goes into the row.
             return item
         if item is None:
-            item = self._row(load_example(self.source, arrival.index), arrival.name)
+            item = self._item(load_example(self.source, arrival.index), arrival.name)
         tree = item if isinstance(item, MessageTree) else self._family(item).load(item)
         return self._finish(tree, arrival.name)
 
@@ -119,7 +130,7 @@ class Examples:
                 )
         if tree.image_runs is not None or not len(tree.tokens):
             # Alone, so that an error falls on this example and not on those it shares a row with.
-            Row([tree]).mask(self.bidirectional)
+            check_mask(tree, self.bidirectional)
         return tree
 
     def _check_cost(self, arrival: Arrival, tree: MessageTree, cost: Mapping[str, int]) -> None:
@@ -127,31 +138,32 @@ class Examples:
         real = {name: real.get(name, measured) for name, measured in cost.items()}
         for name, measured in cost.items():
             if real[name] != measured:
-                raise WrongCostError(
+                raise CostMismatchError(
                     f"{example_name(arrival.name)} was measured with {measured} {name} and has "
                     f"{real[name]} now that it is loaded; a budget could break, so make "
-                    'measure() agree with load(), or set on_wrong_cost="requeue"',
+                    'measure() agree with load(), or set on_cost_mismatch="requeue"',
                     tree,
                     real,
                 )
 
-    def _row(self, item: Any, name: Any) -> Any:
+    def _item(self, item: Any, name: Any) -> Any:
+        """A record as `Conversations`; trees and conversations as they are."""
         if isinstance(item, Mapping):
-            from treepack.sources.conversations import read_row
+            from treepack.sources.conversations import read_record
 
-            return read_row(item, f"row {name}")
+            return read_record(item, f"record {name}")
         return item
 
     def _family(self, item: Any) -> Family:
         if self.family is None:
             raise DatasetError(
-                f"the source gave a {type(item).__name__}; pass processor= to turn rows into "
+                f"the source gave a {type(item).__name__}; pass processor= to turn records into "
                 "trees, or let the source give MessageTree"
             )
         return self.family
 
 
-class WrongCostError(DataError):
+class CostMismatchError(DataError):
     """An example that costs other than measured.
 
     Attributes:

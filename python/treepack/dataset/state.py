@@ -1,15 +1,17 @@
 """Where a stream stands: the state of each virtual shard, as integers, strings and lists.
 
-A state is ``{"version", "fingerprint", "virtual_shards", "scope", "shards"}``. It says what it
-covers: ``scope`` is ``[owners, owner, offset]``, the virtual shards ``s`` with
-``(s - offset) mod owners == owner``; with one owner, all of them, of which ``offset`` comes next.
-Each shard is one `ShardState`. The state that travels with the batch of a worker also has
-``stream``: a number of the worker's pass, and whether the pass was given a state to go on from.
+A state is a JSON-safe dict:
+
+- ``version``: `VERSION`.
+- ``fingerprint``: what the packs depend on beside the examples; a state fits no other stream.
+- ``virtual_shards``: V, or 0 where nobody has decided yet.
+- ``scope``: the shards that it covers, a `Scope` as a list.
+- ``shards``: one `ShardState` for each shard that has begun, as lists.
+- ``iteration``: only in a state that travels with the batch of a worker, an `Iteration` as a list.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,9 +34,9 @@ class ShardState(NamedTuple):
         arrivals: their arrival numbers, in packs.
         costs: their costs, one for each budget.
         pending: position and costs of what an error left of a pack.
-        again: position and costs of examples that will be packed anew.
+        requeued: position and costs of examples that wait to be pushed again.
         waits: of the pack that an error interrupted.
-        mark: where the source stood, if it is an iterable.
+        bookmark: where the source stood, if it is an iterable, as JSON; else empty.
     """
 
     shard: int
@@ -47,40 +49,79 @@ class ShardState(NamedTuple):
     arrivals: list[int]
     costs: list[list[int]]
     pending: list[list[int]]
-    again: list[list[int]]
+    requeued: list[list[int]]
     waits: list[int]
-    mark: str
+    bookmark: str
+
+    @property
+    def dropped(self) -> int:
+        """Examples over a budget that were dropped and counted."""
+        return self.counters[2]
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Positions of examples that were read and have not left in a pack."""
+        waiting = (entry[0] for entry in (*self.pending, *self.requeued))
+        return frozenset((*self.keys, *waiting))
 
 
-class Ownership(NamedTuple):
-    """The virtual shards of one worker: those with ``(s - offset) mod owners == owner``."""
+class Scope(NamedTuple):
+    """The virtual shards that a state covers: those with ``(s - offset) mod owners == owner``.
+
+    With one owner these are all of them, of which ``offset`` comes next.
+    """
 
     owners: int
     owner: int
     offset: int
-    total: int
 
-    @property
-    def shards(self) -> list[int]:
-        """Their numbers."""
-        return [s for s in range(self.total) if (s - self.offset) % self.owners == self.owner]
+
+class Iteration(NamedTuple):
+    """Which iteration of a worker a batch comes from.
+
+    Attributes:
+        number: tells it from other iterations of the worker.
+        was_resumed: 1 if the iteration went on from a loaded state, else 0.
+    """
+
+    number: int
+    was_resumed: int
 
 
 def make_state(
-    fingerprint: Mapping[str, Any], ownership: Ownership, shards: Iterable[Any]
+    fingerprint: Mapping[str, Any],
+    scope: Scope,
+    virtual_shards: int,
+    shards: Iterable[ShardState] = (),
 ) -> dict[str, Any]:
     """A state as users save it."""
     return {
         "version": VERSION,
         "fingerprint": dict(fingerprint),
-        "virtual_shards": ownership.total,
-        "scope": list(ownership[:3]),
+        "virtual_shards": virtual_shards,
+        "scope": list(scope),
         "shards": [list(shard) for shard in shards],
     }
 
 
+def scope_of(state: Mapping[str, Any]) -> Scope:
+    """The shards that a state covers."""
+    return Scope(*state["scope"])
+
+
+def shards_of(state: Mapping[str, Any] | None) -> dict[int, ShardState]:
+    """The shards of a state by their numbers; none of no state."""
+    return {entry[0]: ShardState(*entry) for entry in state["shards"]} if state else {}
+
+
+def iteration_of(state: Mapping[str, Any]) -> Iteration | None:
+    """The iteration that a batch comes from, or ``None`` if no worker made it."""
+    stamp = state.get("iteration")
+    return None if stamp is None else Iteration(*stamp)
+
+
 def check_state(state: Any, fingerprint: Mapping[str, Any], virtual_shards: int | None) -> None:
-    """Refuse a state that does not belong to this stream.
+    """Reject a state that does not belong to this stream.
 
     Raises:
         StateError: another version, another stream, or nothing that `make_state` wrote.
@@ -96,7 +137,7 @@ def check_state(state: Any, fingerprint: Mapping[str, Any], virtual_shards: int 
 
 
 def check_fingerprint(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Refuse a state of another stream."""
+    """Reject a state of another stream."""
     if theirs == ours:
         return
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
@@ -107,7 +148,7 @@ def check_fingerprint(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Non
 
 
 def check_layout(state: Any) -> None:
-    """Refuse what is no state of this version, or one that contradicts itself."""
+    """Reject what is no state of this version, or one that contradicts itself."""
     if not isinstance(state, Mapping) or "version" not in state:
         raise StateError(f"this is no state of a PackedDataset: {str(state)[:80]!r}")
     if state["version"] != VERSION:
@@ -115,9 +156,9 @@ def check_layout(state: Any) -> None:
             f"the state has version {state['version']!r}, this treepack reads {VERSION}"
         )
     try:
-        owners, owner, _ = state["scope"]
+        scope = scope_of(state)
         total, shards = state["virtual_shards"], [ShardState(*s) for s in state["shards"]]
-        sound = isinstance(state["fingerprint"], Mapping) and 0 <= owner < owners
+        sound = isinstance(state["fingerprint"], Mapping) and 0 <= scope.owner < scope.owners
         sound = sound and all(0 <= s.shard < total and _is_whole(s) for s in shards)
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"the state is damaged: {type(error).__name__}: {error}") from error
@@ -129,141 +170,9 @@ def _is_whole(shard: ShardState) -> bool:
     return len(shard.keys) == len(shard.arrivals) == len(shard.costs) and len(shard.counters) == 4
 
 
-def own(
-    state: Mapping[str, Any] | None,
-    *,
-    rank: int,
-    world: int,
-    worker: int = 0,
-    workers: int = 1,
-    virtual_shards: int | None = None,
-) -> Ownership:
-    """The virtual shards of one worker, turned so that the shard whose turn it is comes first.
-
-    Args:
-        state: where the stream goes on, or ``None`` at its start.
-        rank: of the data-parallel group.
-        world: size of that group.
-        worker: of this rank.
-        workers: of each rank.
-        virtual_shards: V if the state does not say it; by default ``world * workers``.
-
-    Raises:
-        StateError: the state does not cover the shards of this rank or worker.
-    """
-    owners, owner = world * workers, rank + world * worker
-    total = (state["virtual_shards"] if state else 0) or virtual_shards or owners
-    return Ownership(owners, owner, _offset(state, owners, owner, rank, world) % total, total)
-
-
-def _offset(state: Mapping[str, Any] | None, owners: int, owner: int, rank: int, world: int) -> int:
-    if state is None:
-        return 0
-    count, who, offset = state["scope"]
-    if count == 1 or (count, who) in ((world, rank), (owners, owner)):
-        return int(offset)
-    check_scope(state, rank, world)
-    worker, before, now = who // world, count // world, owners // world
-    raise StateError(
-        f"the state is that of worker {worker} of {before} alone, and {now} now share the work; "
-        "other workers need state_dict() of the dataset in the main process, after "
-        "consumed(batch) for every batch"
-    )
-
-
-def check_scope(state: Mapping[str, Any], rank: int, world: int) -> None:
-    """Refuse a state that is another rank's.
-
-    Raises:
-        StateError: it is neither this rank's, nor that of one of its workers, nor that of all.
-    """
-    count, who, _ = state["scope"]
-    if count != 1 and (count % world or who % world != rank):
-        raise StateError(
-            f"the state covers the shards of owner {who} of {count}, and this is rank {rank} of "
-            f"{world}; give each rank its own state, or give all of them "
-            "treepack.state.merge([state of rank 0, state of rank 1, ...])"
-        )
-
-
-def next_shard(owned: Iterable[int], shards: Mapping[int, Any]) -> int | None:
-    """The virtual shard that gives the next pack: the first of those that gave fewest.
-
-    Those that one worker owns take turns, so what they have given differs by at most one until they
-    end. ``None`` if all have ended.
-    """
-    known = {s: ShardState(*shards[s]) for s in owned if s in shards}
-    live = [s for s in owned if s not in known or not known[s].has_ended]
-    return min(live, key=lambda s: (known[s].packs if s in known else 0, s), default=None)
-
-
 def last_shard(state: Mapping[str, Any]) -> int:
     """The virtual shard that gave the last pack, in a state that travelled with a batch."""
-    _, shard = max((s[1], s[0]) for s in state["shards"])
-    return int(shard)
-
-
-class Consumed:
-    """Collects what happened to the batches that were consumed, whichever worker made them.
-
-    Args:
-        start: the state in which the stream began.
-        rank: of the data-parallel group.
-        world: size of that group.
-    """
-
-    def __init__(self, start: Mapping[str, Any], rank: int, world: int) -> None:
-        self.start = start
-        self.rank = rank
-        self.world = world
-        self.streams: dict[tuple[int, int], Any] = {}
-        self.latest: Mapping[str, Any] | None = None
-        self.shards = {s[0]: s for s in start["shards"]}
-
-    def add(self, state: Mapping[str, Any]) -> None:
-        """Count a batch as consumed, given the state that travelled with it.
-
-        One that was counted before changes nothing.
-        """
-        check_fingerprint(state["fingerprint"], self.start["fingerprint"])
-        check_scope(state, self.rank, self.world)
-        if self._is_new_pass(state):
-            self.shards.clear()
-            self.streams.clear()
-        self.streams[tuple(state["scope"][:2])] = state.get("stream")
-        if all(s[0] in self.shards and s[1] <= self.shards[s[0]][1] for s in state["shards"]):
-            return
-        self.shards.update((s[0], s) for s in state["shards"])
-        self.latest = state
-
-    def _is_new_pass(self, state: Mapping[str, Any]) -> bool:
-        """Whether a worker has begun again, from the start of the data, or others have."""
-        owners, owner = state["scope"][:2]
-        known = self.streams.get((owners, owner), state.get("stream"))
-        others = any(count != owners for count, _ in self.streams)
-        return others or known != state.get("stream")
-
-    def state(self) -> dict[str, Any]:
-        """The state of the rank after these batches."""
-        if self.latest is None:
-            return copy.deepcopy(dict(self.start))
-        total = self.latest["virtual_shards"]
-        ownership = Ownership(self.world, self.rank, self._offset(self.latest, total), total)
-        shards = [self.shards[shard] for shard in sorted(self.shards)]
-        return make_state(self.latest["fingerprint"], ownership, shards)
-
-    def _offset(self, latest: Mapping[str, Any], total: int) -> int:
-        """What makes the worker whose turn it is the first one, and its next shard the first.
-
-        A loader asks its workers in turns and leaves out those that have ended.
-        """
-        owners, owner, offset = latest["scope"]
-        for step in range(1, owners // self.world + 1):
-            worker = Ownership(owners, (owner + step * self.world) % owners, offset, total)
-            shard = next_shard(worker.shards, self.shards)
-            if shard is not None:
-                return (shard - self.rank) % total
-        return int(offset)
+    return max(shards_of(state).values(), key=lambda s: (s.packs, s.shard)).shard
 
 
 def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -296,15 +205,15 @@ def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for state in states:
         check_layout(state)
     _check_alike(states)
-    total = max(state["virtual_shards"] for state in states)
-    shards: dict[int, Any] = {}
-    for entry in (entry for state in states for entry in state["shards"]):
-        if entry[0] not in shards or entry[1] > shards[entry[0]][1]:
-            shards[entry[0]] = entry
+    shards: dict[int, ShardState] = {}
+    for number, shard in (item for state in states for item in shards_of(state).items()):
+        if number not in shards or shard.packs > shards[number].packs:
+            shards[number] = shard
     # Ranks in step agree on what comes next; one that has not moved has the state of all.
-    offset = max((state["scope"][0], state["scope"][2]) for state in states)[1]
-    ownership = Ownership(1, 0, offset, total)
-    return make_state(states[0]["fingerprint"], ownership, (shards[s] for s in sorted(shards)))
+    offset = max((scope.owners, scope.offset) for scope in map(scope_of, states))[1]
+    total = max(state["virtual_shards"] for state in states)
+    ordered = (shards[number] for number in sorted(shards))
+    return make_state(states[0]["fingerprint"], Scope(1, 0, offset), total, ordered)
 
 
 def _check_alike(states: list[Mapping[str, Any]]) -> None:
@@ -313,11 +222,11 @@ def _check_alike(states: list[Mapping[str, Any]]) -> None:
     first = states[0]
     for state in states:
         check_state(state, first["fingerprint"], first["virtual_shards"])
-    scopes = [state["scope"] for state in states]
-    owners = max(count for count, _, _ in scopes)
-    if any(count == 1 for count, _, _ in scopes):
+    scopes = list(map(scope_of, states))
+    owners = max(scope.owners for scope in scopes)
+    if any(scope.owners == 1 for scope in scopes):
         return
-    covered = {(owner + offset) % owners for count, owner, offset in scopes if count == owners}
+    covered = {(s.owner + s.offset) % owners for s in scopes if s.owners == owners}
     if len(covered) < owners:
         raise StateError(
             f"the states cover {len(covered)} of {owners} ranks; merge those of all, each after "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from treepack._core import Packer
-from treepack.dataset.examples import Arrival, Examples, WrongCostError
-from treepack.dataset.readers import BrokenSourceError, Feed, Mark, Place
+from treepack.dataset._settings import Policy
+from treepack.dataset.examples import Arrival, CostMismatchError, Examples
+from treepack.dataset.iterables import BrokenSourceError
+from treepack.dataset.readers import Reader
 from treepack.dataset.state import ShardState
 from treepack.errors import DatasetError, StateError, TreepackError
 from treepack.tree import MessageTree
@@ -20,79 +20,81 @@ Cost = dict[str, int]
 log = logging.getLogger("treepack")
 
 
-@dataclass(frozen=True)
-class Policy:
-    """How a shard packs, and what it does about examples that do not work.
+class BarrenSourceError(DatasetError):
+    """An endless stream of examples of which none can be used."""
 
-    Attributes:
-        budgets: capacities of a row.
-        packer: settings of the `Packer`.
-        skips: whether examples that fail are counted instead of raised.
-        requeues: whether an example that costs other than measured is packed anew.
-    """
 
-    budgets: Mapping[str, int]
-    packer: Mapping[str, Any]
-    skips: bool = False
-    requeues: bool = False
-
-    def make_packer(self) -> Packer:
-        """A packer with these settings; raises what it raises."""
-        return Packer(self.budgets, **self.packer)
+FATAL = (BarrenSourceError, BrokenSourceError, StateError)
+"""Errors that belong to no single example: skipping one would not help."""
 
 
 class VirtualShard:
-    """Feeds a packer until it gives a pack, then loads what the pack names.
+    """Pushes examples into a packer until it gives a pack, then loads what the pack names.
+
+    An example goes this way: read, measured, pushed (now it is *held*), *selected* by a pack,
+    *loaded*, handed out. After an error everything else stays where it is on that way, so the next
+    call goes on with it.
 
     Args:
         index: number of the shard.
-        feed: its examples, in order.
+        reader: its examples, in order.
         examples: measures and loads them.
         policy: how to pack.
+
+    Attributes:
+        packs: how many were handed out.
+        skipped: examples that failed and were counted.
+        has_ended: whether nothing is left.
+        leaving: failures one after the other of selected examples.
     """
 
-    def __init__(self, index: int, feed: Feed, examples: Examples, policy: Policy) -> None:
+    def __init__(self, index: int, reader: Reader, examples: Examples, policy: Policy) -> None:
         self.index = index
-        self.feed = feed
-        self.examples = examples
-        self.policy = policy
-        self.packer = policy.make_packer()
-        self.drops = policy.packer.get("oversize") == "drop"
-        self.held: dict[int, tuple[Arrival, Cost]] = {}
-        self.selected: deque[int] = deque()
-        self.loaded: list[tuple[Arrival, Cost, MessageTree]] = []
-        self.again: deque[tuple[Arrival, Cost]] = deque()
-        self.waits: list[int] = []
-        self.feed_has_ended = False
-        self.has_ended = False
-        self.skipped = 0
         self.packs = 0
-        self.arriving = Streak(feed.patience)
-        self.leaving = Streak(feed.patience)
+        self.skipped = 0
+        self.has_ended = False
+        self.leaving = Streak(reader.patience)
+        self._arriving = Streak(reader.patience)
+        self._reader = reader
+        self._reader_has_ended = False
+        self._examples = examples
+        self._policy = policy
+        self._packer = policy.make_packer()
+        # What the packer knows by position, and what a pack has taken out of it since.
+        self._held: dict[int, tuple[Arrival, Cost]] = {}
+        self._selected: deque[int] = deque()
+        self._loaded: list[tuple[Arrival, Cost, MessageTree]] = []
+        # Examples that cost other than measured, to be pushed before any new one.
+        self._requeued: deque[tuple[Arrival, Cost]] = deque()
+        # Of the latest pack, for the statistics of its row.
+        self._waits: list[int] = []
 
     def next_pack(self) -> list[MessageTree] | None:
         """The trees of the next pack, or ``None`` when the shard is used up.
 
         An example that fails is gone when its error has been raised (or counted, with ``"skip"``);
         everything else of its pack comes with the next call.
+
+        Raises:
+            TreepackError: an example cannot be read, measured, pushed or loaded.
         """
         while True:
-            if not self.selected and not self.loaded and not self._select():
+            if not self._selected and not self._loaded and not self._select():
                 self.has_ended = True
                 return None
             self._load_selected()
-            trees = [tree for _, _, tree in self.loaded]
-            self.loaded = []
+            trees = [tree for _, _, tree in self._loaded]
+            self._loaded = []
             if trees:
                 self.packs += 1
                 return trees
 
     def stats(self) -> dict[str, float]:
         """Numbers about the pool and about what did not make it into a pack."""
-        counters = self.packer.counters
+        counters = self._packer.counters
         return {
-            "pool": float(len(self.packer)),
-            "wait_max": float(max(self.waits, default=0)),
+            "pool": float(len(self._packer)),
+            "wait_max": float(max(self._waits, default=0)),
             "dropped": float(counters["dropped"]),
             "alone": float(counters["alone"]),
             "skipped": float(self.skipped),
@@ -100,16 +102,16 @@ class VirtualShard:
 
     def state(self) -> ShardState:
         """Where the shard stands: enough to go on as if nothing had happened."""
-        packer = self.packer.state()
-        left = [(arrival, cost) for arrival, cost, _ in self.loaded]
-        left += [self.held[position] for position in self.selected]
-        pending = [self._row(arrival, cost) for arrival, cost in left]
-        again = [self._row(arrival, cost) for arrival, cost in self.again]
-        positions = [*packer["keys"], *(entry[0] for entry in pending + again)]
+        packer = self._packer.state()
+        left = [(arrival, cost) for arrival, cost, _ in self._loaded]
+        left += [self._held[position] for position in self._selected]
+        pending = [self._entry(arrival, cost) for arrival, cost in left]
+        requeued = [self._entry(arrival, cost) for arrival, cost in self._requeued]
+        positions = [*packer["keys"], *(entry[0] for entry in pending + requeued)]
         return ShardState(
             shard=self.index,
             packs=self.packs,
-            position=self.feed.position,
+            position=self._reader.position,
             has_ended=int(self.has_ended),
             skipped=self.skipped,
             counters=list(packer["counters"].values()),
@@ -117,47 +119,29 @@ class VirtualShard:
             arrivals=packer["arrivals"],
             costs=packer["costs"],
             pending=pending,
-            again=again,
-            waits=self.waits,
-            mark=self.feed.mark(min(positions, default=self.feed.position)),
+            requeued=requeued,
+            waits=self._waits,
+            bookmark=self._reader.bookmark(min(positions, default=self._reader.position)),
         )
 
     def restore(self, state: ShardState) -> None:
-        """Go on from a `state`; the feed is at its place already."""
-        fresh = self.packer.state()
+        """Go on from a `state`; the reader is at its place already.
+
+        Raises:
+            StateError: the packer does not take the state, or the source ends before it.
+        """
+        fresh = self._packer.state()
         names = list(fresh["counters"])
         counters = dict(zip(names, state.counters, strict=True))
         pool = {"keys": state.keys, "arrivals": state.arrivals, "costs": state.costs}
-        self.packer.restore({**fresh, **pool, "counters": counters})
-        rows = [[key, *cost] for key, cost in zip(state.keys, state.costs, strict=True)]
-        for row in rows + state.pending:
-            self.held[row[0]] = self._recall(row)
-        self.again.extend(map(self._recall, state.again))
-        self.selected.extend(row[0] for row in state.pending)
-        self.waits = list(state.waits)
+        self._packer.restore({**fresh, **pool, "counters": counters})
+        entries = [[key, *cost] for key, cost in zip(state.keys, state.costs, strict=True)]
+        for entry in entries + state.pending:
+            self._held[entry[0]] = self._recall(entry)
+        self._requeued.extend(map(self._recall, state.requeued))
+        self._selected.extend(entry[0] for entry in state.pending)
+        self._waits = list(state.waits)
         self.packs, self.skipped = state.packs, state.skipped
-
-    def _row(self, arrival: Arrival, cost: Cost) -> list[int]:
-        return [arrival.position, *(cost[name] for name in self.policy.budgets)]
-
-    def _recall(self, row: list[int]) -> tuple[Arrival, Cost]:
-        arrival = self.feed.recall(row[0])
-        if arrival.item is not None:
-            arrival = self.examples.measure(arrival)[0]
-        return arrival, dict(zip(self.policy.budgets, row[1:], strict=True))
-
-    def _select(self) -> bool:
-        while self.again or not self.feed_has_ended:
-            try:
-                pack = self._push()
-            except TreepackError as error:
-                if not self.policy.skips or isinstance(error, FATAL):
-                    raise
-                self.skip(error, self.arriving)
-                pack = None
-            if pack is not None:
-                return self._take(pack)
-        return self._take(self.packer.pop())
 
     def skip(self, error: TreepackError, streak: Streak, examples: int = 1) -> None:
         """Count examples that failed; say so, the more rarely the more there are."""
@@ -166,55 +150,80 @@ class VirtualShard:
             log.warning("%s (%d skipped in virtual shard %d)", error, self.skipped, self.index)
         streak.add(error, examples)
 
+    def _entry(self, arrival: Arrival, cost: Cost) -> list[int]:
+        """An example in a state: its position and its costs."""
+        return [arrival.position, *(cost[name] for name in self._policy.budgets)]
+
+    def _recall(self, entry: list[int]) -> tuple[Arrival, Cost]:
+        arrival = self._reader.recall(entry[0])
+        if arrival.item is not None:
+            arrival = self._examples.measure(arrival)[0]
+        return arrival, dict(zip(self._policy.budgets, entry[1:], strict=True))
+
+    def _select(self) -> bool:
+        """Push examples until the packer gives a pack; whether there was one."""
+        while self._requeued or not self._reader_has_ended:
+            try:
+                pack = self._push()
+            except TreepackError as error:
+                if not self._policy.skips or isinstance(error, FATAL):
+                    raise
+                self.skip(error, self._arriving)
+                pack = None
+            if pack is not None:
+                return self._take(pack)
+        return self._take(self._packer.pop())
+
     def _take(self, pack: Any) -> bool:
         if pack is None:
             return False
-        self.selected.extend(pack.keys)
-        self.waits = list(pack.waits)
+        self._selected.extend(pack.keys)
+        self._waits = list(pack.waits)
         return True
 
     def _push(self) -> Any:
-        if self.again:
-            arrival, cost = self.again.popleft()
+        """Push the next example; the pack that it lets go, or ``None``."""
+        if self._requeued:
+            arrival, cost = self._requeued.popleft()
         else:
             try:
-                arrival = next(self.feed)
+                arrival = next(self._reader)
             except StopIteration:
-                self.feed_has_ended = True
+                self._reader_has_ended = True
                 return None
-            arrival, cost = self.examples.measure(arrival)
-        dropped = self.packer.counters["dropped"] if self.drops else 0
+            arrival, cost = self._examples.measure(arrival)
+        dropped = self._packer.counters["dropped"] if self._policy.drops else 0
         pack = self._checked_push(arrival, cost)
-        if self.drops and self.packer.counters["dropped"] > dropped:
-            self.arriving.add(f"example {arrival.name!r} is over a budget, and dropped")
+        if self._policy.drops and self._packer.counters["dropped"] > dropped:
+            self._arriving.add(f"example {arrival.name!r} is over a budget, and dropped")
         else:
-            self.held[arrival.position] = arrival, cost
-            self.arriving.end()
+            self._held[arrival.position] = arrival, cost
+            self._arriving.end()
         return pack
 
     def _checked_push(self, arrival: Arrival, cost: Cost) -> Any:
         try:
-            return self.packer.push(arrival.position, cost)
+            return self._packer.push(arrival.position, cost)
         except TreepackError as error:
             # The packer knows the example by its position; the user by its key.
             text = str(error).replace(f"example {arrival.position}", f"example {arrival.name!r}", 1)
             raise type(error)(text) from None
 
     def _load_selected(self) -> None:
-        while self.selected:
-            arrival, cost = self.held.pop(self.selected.popleft())
+        while self._selected:
+            arrival, cost = self._held.pop(self._selected.popleft())
             try:
-                self.loaded.append((arrival, cost, self.examples.load(arrival, cost)))
-            except WrongCostError as error:
-                if self.policy.requeues:
-                    self.again.append((replace(arrival, item=error.tree), error.cost))
+                self._loaded.append((arrival, cost, self._examples.load(arrival, cost)))
+            except CostMismatchError as error:
+                if self._policy.requeues:
+                    self._requeued.append((replace(arrival, item=error.tree), error.cost))
                 else:
                     self._failed(error)
             except TreepackError as error:
                 self._failed(error)
 
     def _failed(self, error: TreepackError) -> None:
-        if not self.policy.skips:
+        if not self._policy.skips:
             raise error
         self.skip(error, self.leaving)
 
@@ -231,7 +240,11 @@ class Streak:
         self.length = 0
 
     def add(self, reason: object, examples: int = 1) -> None:
-        """Count failures; raises when it is time to give up."""
+        """Count failures.
+
+        Raises:
+            BarrenSourceError: it is time to give up.
+        """
         self.length += examples
         if self.length > self.limit:
             raise BarrenSourceError(
@@ -242,19 +255,3 @@ class Streak:
     def end(self) -> None:
         """Something worked."""
         self.length = 0
-
-
-class BarrenSourceError(DatasetError):
-    """An endless stream of examples of which none can be used."""
-
-
-FATAL = (BarrenSourceError, BrokenSourceError, StateError)
-"""Errors that are of no one example."""
-
-
-def place_of(state: ShardState | None, shard: int) -> Place:
-    """Where the feed of a shard goes on."""
-    if state is None:
-        return Place(shard)
-    held = [*state.keys, *(row[0] for row in (*state.pending, *state.again))]
-    return Place(state.position, frozenset(held), Mark.from_json(state.mark))

@@ -29,7 +29,7 @@ def families() -> dict[str, type[Family]]:
 
 
 def find(processor: Any, family: str | None = None, chat: ChatFormat | None = None) -> Family:
-    """The family that serves a processor.
+    """The family that supports a processor.
 
     Args:
         processor: Hugging Face processor of the model.
@@ -41,8 +41,8 @@ def find(processor: Any, family: str | None = None, chat: ChatFormat | None = No
         A family, set up with the processor. It can be pickled.
 
     Raises:
-        FamilyError: no family has that name or serves that class; a processor without the parts or
-            the special tokens that its family needs.
+        FamilyError: no family has that name or supports that class; a processor without the parts
+            or the special tokens that its family needs.
     """
     known = families()
     if chat is not None and not isinstance(chat, ChatFormat):
@@ -55,8 +55,8 @@ def find(processor: Any, family: str | None = None, chat: ChatFormat | None = No
     for candidate in known.values():
         if classes.intersection(candidate.processors):
             return candidate(processor, chat)
-    served = {name: kind.processors for name, kind in sorted(known.items())}
+    supported = {name: kind.processors for name, kind in sorted(known.items())}
     raise FamilyError(
-        f"no family serves {type(processor).__name__}; there are {served}. Pass family= if it "
+        f"no family supports {type(processor).__name__}; there are {supported}. Pass family= if it "
         "works like one of these, or a source that yields MessageTree"
     )

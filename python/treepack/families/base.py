@@ -22,7 +22,7 @@ UInt8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 
-class Visual(NamedTuple):
+class VisualTokens(NamedTuple):
     """An image or a video as the language model sees it.
 
     Attributes:
@@ -61,8 +61,8 @@ class Family(ABC):
 
     Attributes:
         name: what ``family=`` calls it.
-        processors: names of the processor classes that it serves.
-        costs: names of the budgets that it measures: tokens, and the unit of the vision tower.
+        processors: names of the processor classes that it supports.
+        vision_cost: name of the budget beside tokens: the unit of the vision tower.
         bidirectional: mode of attention among image tokens.
         media_first: the chat template writes media before the first turn.
         default_fps: rate of a video where nothing says it.
@@ -70,7 +70,7 @@ class Family(ABC):
 
     name: ClassVar[str]
     processors: ClassVar[tuple[str, ...]]
-    costs: ClassVar[tuple[str, str]]
+    vision_cost: ClassVar[str]
     bidirectional: ClassVar[str] = "none"
     media_first: ClassVar[bool] = False
 
@@ -82,16 +82,21 @@ class Family(ABC):
         self.start: list[int] = []
 
     @property
+    def costs(self) -> tuple[str, ...]:
+        """Names of the budgets that the family measures."""
+        return ("tokens", self.vision_cost)
+
+    @property
     @abstractmethod
     def default_fps(self) -> float:
         """Rate of a video where nothing says it, in frames a second."""
 
     @abstractmethod
-    def see_image(self, height: int, width: int) -> Visual:
+    def measure_image(self, height: int, width: int) -> VisualTokens:
         """What an image of this size, in pixels, will look like."""
 
     @abstractmethod
-    def see_video(self, clip: Clip, frames: Int64) -> Visual:
+    def measure_video(self, clip: Clip, frames: Int64) -> VisualTokens:
         """What these frames of a video will look like; ``clip.fps`` is known."""
 
     @abstractmethod
@@ -132,7 +137,7 @@ class Family(ABC):
         visuals = self._see(conversations)
         root, branches = self._write(conversations, visuals)
         tokens = len(root.tokens) + sum(len(tokens) for tokens, _ in branches)
-        return {"tokens": tokens, self.costs[1]: sum(visual.cost for visual in visuals)}
+        return {"tokens": tokens, self.vision_cost: sum(visual.cost for visual in visuals)}
 
     def load(self, conversations: Conversations) -> MessageTree:
         """The tree of an example with its pixels; it costs exactly what `measure` says.
@@ -146,7 +151,7 @@ class Family(ABC):
             self._arrays(medium, visual, example_name(conversations.key))
             for medium, visual in zip(conversations.media, visuals, strict=True)
         ]
-        costs = {self.costs[1]: sum(visual.cost for visual in visuals)}
+        costs = {self.vision_cost: sum(visual.cost for visual in visuals)}
         if not conversations.media and len(branches) == 1:
             tokens, labels = branches[0]
             return MessageTree(
@@ -180,35 +185,35 @@ class Family(ABC):
         return found
 
     def _write(
-        self, conversations: Conversations, visuals: Sequence[Visual]
+        self, conversations: Conversations, visuals: Sequence[VisualTokens]
     ) -> tuple[Root, list[tuple[list[int], list[int]]]]:
         writer, media = self.writer, conversations.media
         is_open = bool(media) and (not writer.chat.media_first or any(conversations.texts))
-        is_open = is_open or (not media and len(conversations.rows) > 1)
+        is_open = is_open or (not media and len(conversations.branches) > 1)
         pieces = [self.start, writer.system(conversations.system)]
         if is_open:
             pieces.append(writer.markup(writer.chat.user))
         tokens = np.array([token for piece in pieces for token in piece], np.int64)
         root = _lay(tokens, map(writer.text, self.root_texts(conversations)), visuals)
-        return root, [writer.turns(turns, is_open) for turns in conversations.rows]
+        return root, [writer.turns(turns, is_open) for turns in conversations.branches]
 
-    def _see(self, conversations: Conversations) -> list[Visual]:
+    def _see(self, conversations: Conversations) -> list[VisualTokens]:
         if not isinstance(conversations, Conversations):
             raise DataError(
-                f"family {self.name!r} takes Conversations or conversation rows, "
+                f"family {self.name!r} takes Conversations or conversation records, "
                 f"got {type(conversations).__name__}"
             )
         name = example_name(conversations.key)
         return [self._visual(medium, name) for medium in conversations.media]
 
-    def _visual(self, medium: Medium, name: str) -> Visual:
+    def _visual(self, medium: Medium, name: str) -> VisualTokens:
         with _taking(medium, name):
             if medium.kind == "image":
-                return self.see_image(*image_size(medium.value, name))
+                return self.measure_image(*image_size(medium.value, name))
             clip = video_clip(medium.value, name)
             clip = clip._replace(fps=clip.fps or self.default_fps)
             frames = self._sample(clip)
-            return self.see_video(clip, frames)._replace(frames=frames)
+            return self.measure_video(clip, frames)._replace(frames=frames)
 
     def _sample(self, clip: Clip) -> Int64:
         from transformers.video_utils import VideoMetadata
@@ -230,7 +235,7 @@ class Family(ABC):
         }
         return np.asarray(video_processor.sample_frames(metadata, **settings), np.int64)
 
-    def _arrays(self, medium: Medium, visual: Visual, name: str) -> dict[str, Array]:
+    def _arrays(self, medium: Medium, visual: VisualTokens, name: str) -> dict[str, Array]:
         with _taking(medium, name):
             if visual.frames is None:
                 arrays = self.image_arrays(load_image(medium.value, name))
@@ -239,14 +244,14 @@ class Family(ABC):
         cost = len(next(iter(arrays.values())))
         if cost != visual.cost:
             raise DataError(
-                f"{name}: {medium.kind} was measured with {visual.cost} {self.costs[1]}, its "
+                f"{name}: {medium.kind} was measured with {visual.cost} {self.vision_cost}, its "
                 f"processor makes {cost}; a setting of the processor is not measured, so leave it "
                 "at its default"
             )
         return arrays
 
 
-def _lay(tokens: Int64, texts: Iterator[list[int]], visuals: Sequence[Visual]) -> Root:
+def _lay(tokens: Int64, texts: Iterator[list[int]], visuals: Sequence[VisualTokens]) -> Root:
     pieces = [tokens]
     runs = [np.empty((0, 2), np.int64)]
     used = len(tokens)

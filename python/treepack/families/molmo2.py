@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from treepack.errors import FamilyError
-from treepack.families.base import Array, Family, Int64, UInt8, Visual
+from treepack.families.base import Array, Family, Int64, UInt8, VisualTokens
 from treepack.families.chat_format import ChatFormat
 from treepack.sources.conversations import Conversations
 from treepack.sources.media import Clip
@@ -27,7 +27,7 @@ class Molmo2(Family):
 
     name = "molmo2"
     processors = ("Molmo2Processor",)
-    costs = ("tokens", "crops")
+    vision_cost = "crops"
     bidirectional = "image_tokens"
     media_first = True
 
@@ -64,7 +64,7 @@ class Molmo2(Family):
             for place, kind in enumerate(kinds)
         ]
 
-    def see_image(self, height: int, width: int) -> Visual:
+    def measure_image(self, height: int, width: int) -> VisualTokens:
         """A low-resolution view and the crops, each with its own start and end."""
         grid, crops = self.processor.image_processor.get_image_grid_and_crops(height, width)
         low_rows, low_columns, rows, columns = map(int, grid)
@@ -74,9 +74,9 @@ class Molmo2(Family):
                 self._view(self.image_start, rows, columns, self.processor.image_use_col_tokens),
             ]
         )
-        return Visual(tokens, np.array([[0, len(tokens)]]), int(crops))
+        return VisualTokens(tokens, np.array([[0, len(tokens)]]), int(crops))
 
-    def see_video(self, clip: Clip, frames: Int64) -> Visual:
+    def measure_video(self, clip: Clip, frames: Int64) -> VisualTokens:
         """Each frame as one view, after its time in seconds."""
         video_processor = self.processor.video_processor
         side = video_processor.size["height"] // video_processor.patch_size
@@ -90,7 +90,7 @@ class Molmo2(Family):
             pieces += [text, view]
             runs.append((used + len(text), used + len(text) + len(view)))
             used = runs[-1][1]
-        return Visual(np.concatenate(pieces), np.array(runs), len(frames))
+        return VisualTokens(np.concatenate(pieces), np.array(runs), len(frames))
 
     def image_arrays(self, image: Any) -> dict[str, Array]:
         """Crops float32 ``[crops, 729, 588]``, pooling indices ``[tokens, 4]``, grid ``[1, 4]``."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from treepack.errors import FamilyError
-from treepack.families.base import Array, Family, Int64, Root, UInt8, Visual
+from treepack.families.base import Array, Family, Int64, Root, UInt8, VisualTokens
 from treepack.families.chat_format import ChatFormat
 from treepack.sources.media import Clip
 from treepack.tree import MessageTree, example_name
@@ -19,7 +19,7 @@ class Qwen3VL(Family):
 
     name = "qwen3_vl"
     processors = ("Qwen3VLProcessor",)
-    costs = ("tokens", "patches")
+    vision_cost = "patches"
     default_fps = 24.0
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
@@ -29,14 +29,14 @@ class Qwen3VL(Family):
         self.vision_start = self.token(processor.vision_start_token)
         self.vision_end = self.token(processor.vision_end_token)
 
-    def see_image(self, height: int, width: int) -> Visual:
+    def measure_image(self, height: int, width: int) -> VisualTokens:
         """One span of ``patches / merge ** 2`` image tokens."""
         image_processor = self.processor.image_processor
         patches = int(image_processor.get_number_of_image_patches(height, width))
         span = self._span(self.image_pad, patches // image_processor.merge_size**2)
-        return Visual(span, np.array([[1, len(span) - 1]]), patches)
+        return VisualTokens(span, np.array([[1, len(span) - 1]]), patches)
 
-    def see_video(self, clip: Clip, frames: Int64) -> Visual:
+    def measure_video(self, clip: Clip, frames: Int64) -> VisualTokens:
         """One span for each temporal patch, after its time in seconds, and a span around them.
 
         The outer one is the chat template's; the processor leaves it there since transformers 5.10.
@@ -55,7 +55,7 @@ class Qwen3VL(Family):
             runs.append((used + len(text) + 1, used + len(text) + len(span) - 1))
             used = runs[-1][1] + 1
         pieces.append(np.array([self.vision_end]))
-        return Visual(np.concatenate(pieces), np.array(runs), patches)
+        return VisualTokens(np.concatenate(pieces), np.array(runs), patches)
 
     def image_arrays(self, image: Any) -> dict[str, Array]:
         """Patches float32 ``[n, 1536]`` and grid ``[1, 3]``."""
@@ -80,7 +80,7 @@ class Qwen3VL(Family):
         return rope_positions(len(root.tokens), root.runs[:, :2], grids)
 
     def collate(self, trees: Sequence[MessageTree], total: int) -> dict[str, Array]:
-        """Patches and grids; a tree with images whose positions count from 0 is refused."""
+        """Patches and grids; a tree with images whose positions count from 0 is rejected."""
         for tree in trees:
             if tree.media and tree.root_positions is None:
                 raise FamilyError(

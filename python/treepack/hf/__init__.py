@@ -9,7 +9,7 @@ from treepack._lazy import lazy_names
 if TYPE_CHECKING:
     from treepack.hf.attention import register
     from treepack.hf.loss import molmo2_weights, weighted_loss
-    from treepack.hf.model import prepare, restore, windows
+    from treepack.hf.model import prepare, restore, sliding_windows
     from treepack.hf.trainer import PackedTrainer
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "prepare",
     "register",
     "restore",
+    "sliding_windows",
     "weighted_loss",
-    "windows",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -30,7 +30,7 @@ __getattr__, __dir__ = lazy_names(
         "prepare": "treepack.hf.model",
         "register": "treepack.hf.attention",
         "restore": "treepack.hf.model",
+        "sliding_windows": "treepack.hf.model",
         "weighted_loss": "treepack.hf.loss",
-        "windows": "treepack.hf.model",
     },
 )

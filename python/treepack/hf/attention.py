@@ -71,7 +71,7 @@ def tree_attention_forward(
     backend: str | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend over a packed row, as transformers calls it; whatever cannot be exact is refused.
+    """Attend over a packed row, as transformers calls it; whatever cannot be exact is rejected.
 
     Args:
         module: the attention layer that calls.

@@ -61,7 +61,7 @@ def prepare(model: Model, backend: str | None = None) -> Model:
         The same model.
 
     Raises:
-        AttentionError: attention layers that a packed row cannot serve exactly: with soft-capped
+        AttentionError: attention layers that a packed row cannot compute exactly: with soft-capped
             scores, linear or chunked attention or dropout, or that do not go through the attention
             interface of transformers. Or a model without a language-model head, or no such backend.
             The model is then as it was.
@@ -104,7 +104,7 @@ def prepare(model: Model, backend: str | None = None) -> Model:
 def restore(model: nn.Module) -> Restored:
     """Undo `prepare`, for good or for the block of a ``with`` statement.
 
-    It acts at once, as ``torch.set_grad_enabled`` does, so the one function serves both uses: after
+    It acts at once, as ``torch.set_grad_enabled`` does, so the one function has both uses: after
     training, call it; to generate or evaluate in between, enter it, and the end of the block packs
     again. The model is changed in place, so there is no need for a returned one; ``as`` names it.
 
@@ -148,7 +148,7 @@ def restore(model: nn.Module) -> Restored:
     return Restored(model, base, _setting(base), packed)
 
 
-def windows(model: nn.Module) -> tuple[int, ...]:
+def sliding_windows(model: nn.Module) -> tuple[int, ...]:
     """Sliding windows of a model's attention layers, in tokens, increasing.
 
     Handed to `treepack.PackedDataset` or `treepack.collate`, they are planned in the worker;
@@ -161,7 +161,7 @@ def windows(model: nn.Module) -> tuple[int, ...]:
         >>> from transformers import MistralConfig, MistralForCausalLM
         >>> sizes = dict(hidden_size=8, intermediate_size=8, num_attention_heads=8)
         >>> config = MistralConfig(vocab_size=16, num_hidden_layers=1, **sizes)
-        >>> windows(MistralForCausalLM(config))
+        >>> sliding_windows(MistralForCausalLM(config))
         (4096,)
     """
     found = set(map(_window, _attention_layers(_base_of(model))))

@@ -48,7 +48,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         >>> data = tp.PackedDataset([tp.MessageTree([1, 2], labels=[1, 2])], budgets={"tokens": 4})
         >>> args = TrainingArguments(tempfile.mkdtemp(), max_steps=2, use_cpu=True)
         >>> trainer = PackedTrainer(model, args, train_dataset=data)
-        >>> packs, weight = next(trainer.get_train_dataloader())
+        >>> packs, weight = next(iter(trainer.get_train_dataloader()))
         >>> len(packs), weight
         (1, 1.0)
     """
@@ -85,19 +85,9 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
             if self.callback_handler.train_dataloader is not None:
                 self.callback_handler.train_dataloader.close()
 
-    def get_train_dataloader(self) -> Iterator[tuple[list[PackedBatch], float]]:
+    def get_train_dataloader(self) -> TrainingSteps:
         """The steps, which nobody can shard a second time."""
-        # The body runs with the first step, when the trainer has read its checkpoint.
-        data = _packed(self.train_dataset, "train_dataset")
-        saved = self.state.stateful_callbacks.get("treepack")
-        if saved is not None:
-            data.load_state_dict(json.loads(saved))
-        elif self.state.global_step:
-            raise StateError(
-                f"the checkpoint of step {self.state.global_step} has no state of the data; it was "
-                "not saved by a PackedTrainer, or its source cannot go back to a place"
-            )
-        yield from steps(self._loader(data), self.args.gradient_accumulation_steps)
+        return TrainingSteps(self)
 
     def get_batch_samples(self, epoch_iterator: Any, *_: Any) -> tuple[list[PackedBatch], Any]:
         """The packs of a step, and the weight of all ranks', which is ``num_items_in_batch``."""
@@ -142,19 +132,51 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     def _apart(self, dataset: Any) -> PackedDataset:
         """The whole of a set, so that a pass over the training data loses no place in it."""
-        apart = copy.copy(_packed(dataset, "eval_dataset"))
-        if not is_map_style(apart.source):
-            apart.source = copy.deepcopy(apart.source)
-        apart.reset()
-        return apart
+        packed = _packed(dataset, "eval_dataset")
+        if is_map_style(packed.source):
+            return packed.at_start()
+        return packed.at_start(source=copy.deepcopy(packed.source))
 
     def _loader(self, dataset: Any) -> DataLoader[PackedBatch]:
         return DataLoader(dataset, None, num_workers=self.args.dataloader_num_workers)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.train_dataset.obstacle is None:
+        if self.train_dataset.why_not_resumable is None:
             self.state.stateful_callbacks["treepack"] = json.dumps(gather_state(self.train_dataset))
         super()._save_checkpoint(model, trial)
+
+
+class TrainingSteps:
+    """What a `PackedTrainer` iterates over in place of a loader: whole optimiser steps.
+
+    ``Trainer`` asks for its loader before it reads the checkpoint to resume from, and iterates
+    after; so the state of the data is loaded when the iteration begins.
+
+    Args:
+        trainer: whose training this is.
+    """
+
+    def __init__(self, trainer: PackedTrainer) -> None:
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[tuple[list[PackedBatch], float]]:
+        """Yield the packs of each step, and the sum of their loss weights over all ranks.
+
+        Raises:
+            DatasetError: the training data is no `PackedDataset`.
+            StateError: the checkpoint to resume from has no state of the data.
+        """
+        trainer = self.trainer
+        data = _packed(trainer.train_dataset, "train_dataset")
+        saved, step = trainer.state.stateful_callbacks.get("treepack"), trainer.state.global_step
+        if saved is not None:
+            data.load_state_dict(json.loads(saved))
+        elif step:
+            raise StateError(
+                f"the checkpoint of step {step} has no state of the data; it was not saved by a "
+                "PackedTrainer, or its source cannot go back to a place"
+            )
+        yield from steps(trainer._loader(data), trainer.args.gradient_accumulation_steps)
 
 
 def _packed(dataset: Any, name: str) -> PackedDataset:

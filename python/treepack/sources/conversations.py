@@ -1,4 +1,4 @@
-"""Conversation rows, one annotation each, grouped into examples: one for each image."""
+"""Conversation records, one annotation each, grouped into examples: one for each image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from treepack.errors import DataError, DatasetError
-from treepack.sources.records.conversation import KINDS, Medium, Row, Turn, parse_json, parse_row
+from treepack.sources.records.conversation import (
+    KINDS,
+    Medium,
+    Record,
+    Turn,
+    parse_json,
+    parse_record,
+)
 from treepack.tree import example_name
 
 __all__ = [
@@ -20,7 +27,7 @@ __all__ = [
     "Medium",
     "Turn",
     "group_conversations",
-    "read_row",
+    "read_record",
 ]
 
 
@@ -29,23 +36,23 @@ class Conversations:
     """One example: its media, and every conversation that is held about them.
 
     Args:
-        rows: the conversations, each a branch: its turns ``(question, answer)``, in order.
+        branches: the conversations, each one branch: its turns ``(question, answer)``, in order.
         media: images and videos ``(kind, value)``, in the order in which the model sees them.
         texts: what stands before each of the media in every conversation; all empty by default.
         system: instruction that precedes everything.
         key: name of the example.
 
     Raises:
-        DataError: no rows, a row without turns, what is no turn or no medium, or not one text for
-            each of the media.
+        DataError: no branches, a branch without turns, what is no turn or no medium, or not one
+            text for each of the media.
 
     Example:
         >>> example = Conversations([[("What is it?", "A cat.")]], [("image", "cat.png")])
-        >>> example.rows[0][0].answer, example.media[0].kind
+        >>> example.branches[0][0].answer, example.media[0].kind
         ('A cat.', 'image')
     """
 
-    rows: Sequence[Sequence[Turn]]
+    branches: Sequence[Sequence[Turn]]
     media: Sequence[Medium] = ()
     texts: Sequence[str] = ()
     system: str = ""
@@ -53,19 +60,24 @@ class Conversations:
 
     def __post_init__(self) -> None:
         name = example_name(self.key)
-        rows = tuple(_turns(row, name) for row in _items("rows", self.rows, name))
-        if not rows or not all(rows):
+        branches = tuple(_turns(turns, name) for turns in _items("branches", self.branches, name))
+        if not branches or not all(branches):
             raise DataError(f"{name}: needs at least one conversation, and each at least one turn")
         media = tuple(_medium(medium, name) for medium in _items("media", self.media, name))
         texts = _items("texts", self.texts, name) or ("",) * len(media)
         if len(texts) != len(media):
             raise DataError(f"{name}: {len(texts)} texts for {len(media)} media; give one for each")
-        for field, value in (("rows", rows), ("media", media), ("texts", texts)):
+        for field, value in (("branches", branches), ("media", media), ("texts", texts)):
             object.__setattr__(self, field, value)
+
+    @property
+    def rows(self) -> Sequence[Sequence[Turn]]:
+        """The branches, under their former name."""
+        return self.branches
 
     def __repr__(self) -> str:
         kinds = [medium.kind for medium in self.media]
-        return f"Conversations(key={self.key!r}, media={kinds}, rows={len(self.rows)})"
+        return f"Conversations(key={self.key!r}, media={kinds}, branches={len(self.branches)})"
 
 
 def _items(field: str, value: Any, name: str) -> tuple[Any, ...]:
@@ -74,14 +86,14 @@ def _items(field: str, value: Any, name: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _turns(row: Any, name: str) -> tuple[Turn, ...]:
-    is_listed = isinstance(row, Iterable) and not isinstance(row, str)
-    turns = tuple(row) if is_listed else (row,)
+def _turns(branch: Any, name: str) -> tuple[Turn, ...]:
+    is_listed = isinstance(branch, Iterable) and not isinstance(branch, str)
+    turns = tuple(branch) if is_listed else (branch,)
     for turn in turns:
         if not (_is_pair(turn) and all(isinstance(text, str) for text in turn)):
             raise DataError(
                 f"{name}: a turn must be a question and an answer, two texts, got {turn!r:.80}; "
-                "rows is a list of conversations, each a list of turns: [[(question, answer)]]"
+                "branches is a list of conversations, each a list of turns: [[(question, answer)]]"
             )
     return tuple(Turn(*turn) for turn in turns)
 
@@ -100,60 +112,61 @@ def _is_pair(value: Any) -> bool:
 
 
 def group_conversations(
-    rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    records: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
     images: str | os.PathLike[str] | None = None,
     *,
     on_error: str = "raise",
 ) -> GroupedConversations:
-    r"""Group conversation rows into examples: the rows that share their media become one tree.
+    r"""Group conversation records into examples: those that share their media become one tree.
 
-    A row is ``{"id", "image": path, "conversations": [{"from": "human", "value": "<image>\nQ"},
+    A record is ``{"id", "image": path, "conversations": [{"from": "human", "value": "<image>\nQ"},
     {"from": "gpt", "value": "A"}, ...]}``; it becomes one branch, however many turns it has.
     ``image`` and ``video`` take one medium or a list (a path, a PIL image, a uint8 array), and the
     first question has one ``<image>`` or ``<video>`` for each. ``"messages"`` with ``"role"`` and
-    ``"content"``, a text or a list of parts, do as well. Rows without media are examples of their
-    own; so are rows whose ``system`` texts differ. Text before an image is moved behind it, unless
-    all rows of the tree share it.
+    ``"content"``, a text or a list of parts, do as well. Records without media are examples of
+    their own; so are records whose ``system`` texts differ. Text before an image is moved behind
+    it, unless all records of the tree share it.
 
     Args:
-        rows: a JSONL file or JSON list, or the rows themselves, which stay in memory.
+        records: a JSONL file or JSON list, or the records themselves, which stay in memory.
         images: folder that relative paths start from; by default that of the file, or the current
             one.
-        on_error: a row that makes no sense: ``"raise"``, or ``"skip"`` and count it in ``skipped``.
+        on_error: a record that makes no sense: ``"raise"``, or ``"skip"`` and count it in
+            ``skipped``.
 
     Returns:
         A source for `PackedDataset`: ``len(source)`` and ``source[i]``, a `Conversations`; examples
-        stand in the order in which their first row appears. Of a JSONL file only offsets are kept,
-        so it is cheap to copy into workers.
+        stand in the order in which their first record appears. Of a JSONL file only offsets are
+        kept, so it is cheap to copy into workers.
 
     Raises:
-        DataError: a row that makes no sense, named by file and line; a file that cannot be read.
+        DataError: a record that makes no sense, named by file and line; a file that cannot be read.
 
     Example:
         >>> import treepack as tp
-        >>> def row(question, answer):
+        >>> def record(question, answer):
         ...     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         ...     return {"image": "cat.png", "conversations": turns}
         >>> source = tp.group_conversations(
-        ...     [row("<image>\nWhat is it?", "A cat."), row("<image>\nIts colour?", "Black.")]
+        ...     [record("<image>\nWhat is it?", "A cat."), record("<image>\nIts colour?", "Black.")]
         ... )
-        >>> len(source), source[0].key, [turns[0].question for turns in source[0].rows]
+        >>> len(source), source[0].key, [turns[0].question for turns in source[0].branches]
         (1, 'cat.png', ['What is it?', 'Its colour?'])
     """
     if on_error not in ("raise", "skip"):
         raise DatasetError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    if not isinstance(rows, (str, os.PathLike)):
-        return GroupedConversations(_Listed(list(rows)), Path(images or ""), on_error)
-    path = Path(rows)
+    if not isinstance(records, (str, os.PathLike)):
+        return GroupedConversations(_Listed(list(records)), Path(images or ""), on_error)
+    path = Path(records)
     folder = path.parent if images is None else Path(images)
     return GroupedConversations(_open(path), folder, on_error)
 
 
 class GroupedConversations(Sequence[Conversations]):
-    """Conversation rows by example; what `group_conversations` returns.
+    """Conversation records by example; what `group_conversations` returns.
 
     Attributes:
-        skipped: rows that made no sense and were left out.
+        skipped: records that made no sense and were left out.
     """
 
     def __init__(self, store: _Lines | _Listed, folder: Path, on_error: str) -> None:
@@ -164,14 +177,14 @@ class GroupedConversations(Sequence[Conversations]):
         owners = []
         for index, raw in enumerate(store):
             try:
-                row = self._parse(index, raw)
+                record = self._parse(index, raw)
             except DataError:
                 if on_error == "raise":
                     raise
                 self.skipped += 1
                 owners.append(-1)
                 continue
-            group = row.group if row.media else index
+            group = record.group if record.media else index
             owners.append(groups.setdefault(group, len(groups)))
         owner = np.array(owners, np.int64)
         self._members = np.argsort(owner, kind="stable")[self.skipped :]
@@ -186,17 +199,17 @@ class GroupedConversations(Sequence[Conversations]):
             return [self[i] for i in index]
         start = self._ends[index - 1] if index else 0
         members = self._members[start : self._ends[index]].tolist()
-        rows = [self._parse(i, self.store[i]) for i in members]
-        return merge_rows(rows, self.store.name(members[0]))
+        records = [self._parse(i, self.store[i]) for i in members]
+        return merge_records(records, self.store.name(members[0]))
 
     def __repr__(self) -> str:
-        counts = {"examples": len(self), "rows": len(self._members), "skipped": self.skipped}
+        counts = {"examples": len(self), "records": len(self._members), "skipped": self.skipped}
         parts = [f"{name}={count}" for name, count in counts.items() if count or name != "skipped"]
         path = [repr(str(self.store.path))] if self.store.path else []
         return f"GroupedConversations({', '.join(path + parts)})"
 
-    def _parse(self, index: int, raw: Any) -> Row:
-        return parse_row(raw, self.store.name(index), self.folder)
+    def _parse(self, index: int, raw: Any) -> Record:
+        return parse_record(raw, self.store.name(index), self.folder)
 
 
 class _Lines:
@@ -227,20 +240,20 @@ class _Lines:
 
 
 class _Listed:
-    """Rows in memory."""
+    """Records in memory."""
 
-    def __init__(self, rows: list[Any], path: str = "") -> None:
-        self.rows = rows
+    def __init__(self, records: list[Any], path: str = "") -> None:
+        self.records = records
         self.path = path
 
     def name(self, index: int) -> str:
-        return f"{self.path}, row {index}" if self.path else f"row {index}"
+        return f"{self.path}, record {index}" if self.path else f"record {index}"
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.rows)
+        return iter(self.records)
 
     def __getitem__(self, index: int) -> Any:
-        return self.rows[index]
+        return self.records[index]
 
 
 def _open(path: Path) -> _Lines | _Listed:
@@ -254,30 +267,30 @@ def _open(path: Path) -> _Lines | _Listed:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def read_row(raw: Mapping[str, Any], name: str) -> Conversations:
-    """A conversation row as an example of its own.
+def read_record(raw: Mapping[str, Any], name: str) -> Conversations:
+    """A conversation record as an example of its own.
 
     Args:
         raw: as `group_conversations` takes it; relative paths start at the current folder.
-        name: what errors call it, and the example if the row does not say.
+        name: what errors call it, and the example if the record does not say.
 
     Raises:
-        DataError: a row that makes no sense.
+        DataError: a record that makes no sense.
     """
-    return merge_rows([parse_row(raw, name, Path())], name)
+    return merge_records([parse_record(raw, name, Path())], name)
 
 
-def merge_rows(rows: Sequence[Row], name: str) -> Conversations:
-    """One example of the rows that share their media.
+def merge_records(records: Sequence[Record], name: str) -> Conversations:
+    """One example of the records that share their media.
 
     Args:
-        rows: those of one tree, in order; at least one.
-        name: what the example is called if its rows do not say.
+        records: those of one tree, in order; at least one.
+        name: what the example is called if its records do not say.
     """
-    first = rows[0]
-    shared = all(row.texts == first.texts for row in rows)
+    first = records[0]
+    shared = all(record.texts == first.texts for record in records)
     return Conversations(
-        rows=[row.turns if shared else _text_behind_media(row) for row in rows],
+        branches=[r.turns if shared else _text_behind_media(r) for r in records],
         media=first.media,
         texts=first.texts if shared else (),
         system=first.system,
@@ -285,7 +298,7 @@ def merge_rows(rows: Sequence[Row], name: str) -> Conversations:
     )
 
 
-def _text_behind_media(row: Row) -> tuple[Turn, ...]:
-    question, answer = row.turns[0]
-    text = "\n".join(part for part in (*row.texts, question) if part)
-    return (Turn(text, answer), *row.turns[1:])
+def _text_behind_media(record: Record) -> tuple[Turn, ...]:
+    question, answer = record.turns[0]
+    text = "\n".join(part for part in (*record.texts, question) if part)
+    return (Turn(text, answer), *record.turns[1:])

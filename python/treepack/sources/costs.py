@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import CostError, DatasetError
-from treepack.sources.mixture import is_mixture
-from treepack.sources.protocol import is_map_style, load_example
+from treepack.sources.protocol import OrderedSource, is_map_style, load_example
 
 __all__ = ["CostTable", "from_numpy", "from_parquet"]
 
@@ -22,7 +21,7 @@ class CostTable:
 
     Args:
         columns: one array of integers for each cost, all of one length.
-        keys: the source's index of each row; by default row ``i`` is example ``i``.
+        keys: the source's index of each entry; by default entry ``i`` is example ``i``.
 
     Raises:
         CostError: columns that are not integers or differ in length, or keys that are not the
@@ -40,22 +39,27 @@ class CostTable:
             if array.dtype.kind not in "iu":
                 raise CostError(f"cost column {name!r} must hold integers, got {array.dtype}")
         self.names = tuple(arrays)
-        self._rows = np.stack(list(arrays.values()), axis=1)
+        self._entries = np.stack(list(arrays.values()), axis=1)
         if keys is not None:
-            self._rows = self._rows[_order(np.asarray(keys), len(self))]
+            self._entries = self._entries[_order(np.asarray(keys), len(self))]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._entries)
 
     def __getitem__(self, index: int) -> dict[str, int]:
-        return dict(zip(self.names, self._rows[index].tolist(), strict=True))
+        return dict(zip(self.names, self._entries[index].tolist(), strict=True))
 
-    def attach(self, source: Any) -> MeasuredSource:
-        """The same source with a ``measure`` that looks costs up."""
-        return MeasuredSource(source, self)
+    def attach(self, source: Any) -> TabledSource:
+        """The same source with a ``measure`` that looks costs up, in the same order.
+
+        Raises:
+            DatasetError: the source is not read by index, or has another length than the table.
+        """
+        kind = OrderedTabledSource if isinstance(source, OrderedSource) else TabledSource
+        return kind(source, self)
 
 
-class MeasuredSource:
+class TabledSource:
     """A map-style source whose costs stand in a table.
 
     Args:
@@ -73,13 +77,11 @@ class MeasuredSource:
             )
         if len(source) != len(costs):
             raise DatasetError(
-                f"the cost table has {len(costs)} rows and the source {len(source)} examples; "
+                f"the cost table has {len(costs)} entries and the source {len(source)} examples; "
                 "measure the source that is packed"
             )
         self.source = source
         self.costs = costs
-        if is_mixture(source):
-            self.draw = source.draw
 
     def __repr__(self) -> str:
         return f"{self.source!r} with costs"
@@ -97,6 +99,15 @@ class MeasuredSource:
     def load(self, index: int) -> Any:
         """The example."""
         return load_example(self.source, index)
+
+
+class OrderedTabledSource(TabledSource, OrderedSource):
+    """A mixture whose costs stand in a table."""
+
+    def draw(self, position: int, seed: int = 0, shuffle: bool = True) -> int:
+        """The index that the mixture draws at a position."""
+        ordered: OrderedSource = self.source
+        return ordered.draw(position, seed, shuffle)
 
 
 def from_numpy(costs: npt.ArrayLike | str | os.PathLike[str], names: Sequence[str]) -> CostTable:
@@ -134,7 +145,7 @@ def from_parquet(
         path: where they are.
         names: columns to read; by default every column of integers but the key.
         key: column of the source's indices, used if it is there and holds integers; ``None`` takes
-            the rows in the order of the file.
+            the entries in the order of the file.
 
     Raises:
         CostError: a column that is missing or holds no integers, an index missing or twice.
@@ -157,7 +168,7 @@ def from_parquet(
 
 
 def _order(keys: npt.NDArray[Any], n: int) -> npt.NDArray[np.intp]:
-    """Where the row of each index stands."""
+    """Where the entry of each index stands."""
     if keys.shape != (n,) or keys.dtype.kind not in "iu":
         raise CostError(f"keys must be {n} integers, got {keys.dtype} of shape {keys.shape}")
     order = np.argsort(keys, kind="stable")

@@ -13,13 +13,13 @@ from typing import Any
 
 from treepack._core import permute
 from treepack.errors import DatasetError
-from treepack.sources.protocol import is_map_style, load_example
+from treepack.sources.protocol import OrderedSource, draw, is_map_style, load_example
 
 BLOCK = 4096
 """Largest number of draws after which every source has had exactly its share."""
 
 
-class Mixture:
+class Mixture(OrderedSource):
     """A map-style source that draws from several others in proportion to their weights.
 
     The stream is cut into blocks. In each, every source has exactly its share of the draws, in a
@@ -114,30 +114,6 @@ class Mixture:
             raise IndexError(f"example {index} of a mixture of {len(self)}")
         part = bisect_right(self.starts, index) - 1
         return part, index - self.starts[part]
-
-
-def draw(source: Any, position: int, seed: int, shuffle: bool) -> int:
-    """The index of the example at a position of a map-style source's own stream.
-
-    Args:
-        source: a mixture says it itself; of others, position ``p`` is item ``permute(p % n)`` of
-            epoch ``p // n``.
-        position: from 0 on, without end.
-        seed: of the order.
-        shuffle: whether the examples are shuffled.
-    """
-    if is_mixture(source):
-        drawn: int = source.draw(position, seed, shuffle)
-        return drawn
-    n = len(source)
-    epoch, place = divmod(position, n)
-    return permute(place, n, seed, epoch) if shuffle else place
-
-
-def is_mixture(source: Any) -> bool:
-    """Whether a source has an order of its own: a `Mixture`, also one with costs beside it."""
-    inner = getattr(source, "source", source)
-    return isinstance(inner, Mixture) and hasattr(source, "draw")
 
 
 @lru_cache(maxsize=8)

@@ -1,12 +1,75 @@
-"""What a source of examples is: what `PackedDataset` asks of it, and whether it can go back."""
+"""What a source of examples is: what `PackedDataset` asks of it, and whether it can go back.
+
+A source is read in one of two ways.
+
+- *By index* (map-style): `Source`. Any example is read at any time, so treepack shuffles, packs by
+  cost alone where `MeasuredSource` offers it, and resumes by number.
+- *In its own order*: `IterableSource`. It resumes through its own state, if it has one.
+
+An example is a `MessageTree`, or, where the dataset has a processor, a record or `Conversations`.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
+from treepack._core import permute
 from treepack.errors import DatasetError
+
+
+class Source(Protocol):
+    """Examples by number: a list, a ``datasets.Dataset``, a torch ``Dataset``."""
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+
+    def __getitem__(self, index: int) -> Any:
+        """The example ``index`` of ``0 <= index < len(source)``."""
+
+
+class MeasuredSource(Source, Protocol):
+    """A source that knows what an example costs before it is loaded.
+
+    Examples then wait in the pool as numbers, and are loaded when a pack has selected them.
+    """
+
+    def measure(self, index: int) -> Mapping[str, int]:
+        """The cost of an example, in whole units by name; every budget must be among them."""
+
+    def load(self, index: int) -> Any:
+        """The example; left out, ``source[index]`` is taken. It costs what `measure` said."""
+
+
+class OrderedSource(ABC):
+    """A source that decides itself which example stands at each position of the stream.
+
+    A base class and not a protocol: a method that happens to be called ``draw`` means nothing.
+    """
+
+    @abstractmethod
+    def draw(self, position: int, seed: int = 0, shuffle: bool = True) -> int:
+        """The index of the example at a position, from 0 on, without end."""
+
+    @abstractmethod
+    def __repr__(self) -> str:
+        """Names everything that the order depends on: a state is compared with it."""
+
+
+class IterableSource(Protocol):
+    """Examples in an order of their own, each iteration from the start.
+
+    Optional, and found by name:
+
+    - ``state_dict()`` and ``load_state_dict(state)``: where it stands, JSON-safe. Without them the
+      stream cannot be resumed.
+    - ``shard(num_shards, index)``: a part of it. Without it every worker reads everything.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        """A new iteration, from the start or from the state loaded last."""
 
 
 def is_map_style(source: Any) -> bool:
@@ -27,8 +90,31 @@ def load_example(source: Any, index: int | None) -> Any:
     return source[index] if load is None else load(index)
 
 
+def draw(source: Any, position: int, seed: int, shuffle: bool) -> int:
+    """The index of the example at a position of a map-style source's stream.
+
+    Position ``p`` of a source of ``n`` examples is item ``permute(p % n)`` of epoch ``p // n``, a
+    keyed permutation for each epoch; an `OrderedSource` says it itself.
+
+    Args:
+        source: map-style, not empty.
+        position: from 0 on, without end.
+        seed: of the order.
+        shuffle: whether the examples are shuffled.
+
+    Example:
+        >>> [draw("abcd", position, seed=0, shuffle=False) for position in range(6)]
+        [0, 1, 2, 3, 0, 1]
+    """
+    if isinstance(source, OrderedSource):
+        return source.draw(position, seed, shuffle)
+    n = len(source)
+    epoch, place = divmod(position, n)
+    return permute(place, n, seed, epoch) if shuffle else place
+
+
 def check_source(source: Any) -> None:
-    """Refuse what is no source, before a worker trips over it.
+    """Reject what is no source, before a worker trips over it.
 
     Raises:
         DatasetError: neither indexable nor iterable, or ``measure`` without an index to give it.
@@ -42,8 +128,8 @@ def check_source(source: Any) -> None:
         )
     if isinstance(source, Iterator):
         raise DatasetError(
-            f"{type(source).__name__} is an iterator, which is used up after one pass and cannot "
-            "be sent to workers; pass an object whose __iter__ starts anew"
+            f"{type(source).__name__} is an iterator, which is used up after one iteration and "
+            "cannot be sent to workers; pass an object whose __iter__ starts anew"
         )
     if not hasattr(source, "__iter__"):
         raise DatasetError(
@@ -52,12 +138,16 @@ def check_source(source: Any) -> None:
 
 
 def find_start(source: Any) -> tuple[str | None, Any]:
-    """Why the stream of a source cannot be resumed, or ``None``; an iterable's state at its start.
+    """Whether the stream of a source can be resumed, and what its first example needs.
 
-    The state is what sends the iterable back when it is read a second time.
+    Returns:
+        Why it cannot be resumed, or ``None``; and the state of an iterable at its start, which
+        sends it back there when it is read a second time.
     """
-    reason = None if is_map_style(source) else _obstacle(source)
-    if reason is not None or is_map_style(source):
+    if is_map_style(source):
+        return None, None
+    reason = _why_no_state(source)
+    if reason is not None:
         return reason, None
     kind = type(source).__name__
     try:
@@ -81,7 +171,7 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float))
 
 
-def _obstacle(source: Any) -> str | None:
+def _why_no_state(source: Any) -> str | None:
     kind = type(source).__name__
     if not (hasattr(source, "state_dict") and hasattr(source, "load_state_dict")):
         return (

@@ -56,20 +56,20 @@ def test_padding_fills_the_row_and_carries_nothing():
     assert not padded["treepack"].mask.to_dense()[9:].any()
 
 
-def test_a_row_that_is_too_short_is_refused():
+def test_a_row_that_is_too_short_is_rejected():
     with pytest.raises(BatchError, match=r"2 trees have 9 tokens, the row has room for 8"):
         make_batch(total=8)
     with pytest.raises(BatchError, match="at least one tree"):
         tp.collate([])
 
 
-def test_media_that_do_not_fit_together_are_refused():
+def test_media_that_do_not_fit_together_are_rejected():
     trees = [tp.MessageTree([1], media={"pixels": np.ones((1, n))}) for n in (2, 3)]
     with pytest.raises(BatchError, match=r"'pixels'.*\(1, 2\).*\(1, 3\)"):
         tp.collate(trees)
 
 
-def test_media_with_gradients_are_refused_in_a_row_of_several():
+def test_media_with_gradients_are_rejected_in_a_row_of_several():
     trees = [tp.MessageTree([1], media={"pixels": torch.ones(1, 2, requires_grad=True)})] * 2
     with pytest.raises(BatchError, match=r"'pixels'.*grad"):
         tp.collate(trees)
@@ -101,7 +101,7 @@ def same(one, other):
         ([], "at least one tree"),
     ],
 )
-def test_what_is_no_list_of_trees_is_refused(trees, says):
+def test_what_is_no_list_of_trees_is_rejected(trees, says):
     with pytest.raises(BatchError, match=says):
         tp.collate(trees)
 
@@ -113,7 +113,7 @@ def test_trees_may_come_from_anywhere():
 
 def test_windows_are_a_list():
     with pytest.raises(BatchError, match=r"windows is 4.*treepack\.hf\.windows\(model\)"):
-        make_batch(windows=4)
+        make_batch(sliding_windows=4)
 
 
 def slow_owners(trees):
@@ -236,7 +236,7 @@ HALF = torch.bfloat16
     ],
 )
 def test_a_batch_moves_as_a_tensor_does(positional, named):
-    batch = make_batch(windows=[2])
+    batch = make_batch(sliding_windows=[2])
     moved = batch.to(*positional, **named)
     tensor = batch["pixels"].to(*positional, **named) if positional or named else batch["pixels"]
     assert (moved["pixels"].device, moved["pixels"].dtype) == (tensor.device, tensor.dtype)
@@ -331,7 +331,7 @@ def test_making_plans_does_not_load_the_compiler():
     script = """
 import sys
 import treepack as tp
-row = tp.collate([tp.MessageTree([1] * 9)], windows=[4])["treepack"]
+row = tp.collate([tp.MessageTree([1] * 9)], sliding_windows=[4])["treepack"]
 row.plan_for(3), row.to("cpu").plan_for(2)
 sys.exit("torch._dynamo" in sys.modules)
 """

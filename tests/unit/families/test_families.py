@@ -98,7 +98,7 @@ def test_a_new_family_is_one_new_file(tmp_path, monkeypatch):
     assert sorted(families.families()) == ["molmo2", "new", "qwen3_vl"]
 
 
-def test_a_tokenizer_without_the_image_tokens_is_refused():
+def test_a_tokenizer_without_the_image_tokens_is_rejected():
     processor = copy.copy(molmo2_processor())
     processor.tokenizer = byte_tokenizer()
     with pytest.raises(errors.FamilyError, match="'<im_patch>'"):
@@ -237,7 +237,7 @@ def test_plain_words_where_the_tokenizer_knows_no_chatml():
     assert plain.decode([label for label in labels if label >= 0]) == "b<eos>d"
 
 
-def test_a_tokenizer_that_cannot_end_a_turn_is_refused():
+def test_a_tokenizer_that_cannot_end_a_turn_is_rejected():
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(errors.FamilyError, match="no EOS token"):
@@ -272,7 +272,7 @@ def test_the_published_counts_of_molmo2(size, crops, tokens):
         tokenizer=molmo2_processor().tokenizer,
         use_single_crop_col_tokens=False,
     )
-    visual = families.find(full).see_image(*size)
+    visual = families.find(full).measure_image(*size)
     assert (visual.cost, len(visual.tokens)) == (crops, tokens)
 
 
@@ -352,7 +352,7 @@ def test_collating_does_not_modify_the_trees(name):
     assert all(np.array_equal(tree.media[key], value) for key, value in before.items())
 
 
-def test_trees_made_by_hand_that_the_model_would_misread_are_refused():
+def test_trees_made_by_hand_that_the_model_would_misread_are_rejected():
     tree = find("qwen3_vl").load(media(photo(1)))
     tree.root_positions = None
     with pytest.raises(errors.FamilyError, match="example 'k' has images and no root_positions"):

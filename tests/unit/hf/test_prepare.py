@@ -1,4 +1,4 @@
-"""Which models `prepare` sets up, and which it refuses."""
+"""Which models `prepare` sets up, and which it rejects."""
 
 import copy
 import functools
@@ -91,12 +91,12 @@ def test_a_backend_can_be_named():
 )
 def test_a_model_says_its_windows(name, windows):
     model = SERVED[name]()
-    assert tp.hf.windows(model) == windows
+    assert tp.hf.sliding_windows(model) == windows
     tree = tp.MessageTree([1] * 5)
-    row = tp.collate([tree], windows=[2, *windows])["treepack"]
+    row = tp.collate([tree], sliding_windows=[2, *windows])["treepack"]
     assert row.plan_for(2).window == 2
     assert row.to("meta").plan_for(2).plan.is_meta
-    dataset = tp.PackedDataset([tree], budgets={"tokens": 8}, windows=(3,))
+    dataset = tp.PackedDataset([tree], budgets={"tokens": 8}, sliding_windows=(3,))
     assert [batch["treepack"].plan_for(3).window for batch in dataset] == [3]
 
 
@@ -105,7 +105,7 @@ def test_preparing_twice_changes_nothing():
     assert model.config.text_config._attn_implementation == "treepack"
 
 
-def test_attention_that_cannot_be_reached_is_refused_and_left_as_it_was():
+def test_attention_that_cannot_be_reached_is_rejected_and_left_as_it_was():
     model = SERVED["llama"]()
     own = model.model.layers[1].self_attn.config = copy.deepcopy(model.config)
     before = parts(model)
@@ -134,7 +134,7 @@ def test_a_wrapper_is_prepared_through():
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_cannot_be_exact_is_refused_and_left_as_it_was(name):
+def test_a_model_that_cannot_be_exact_is_rejected_and_left_as_it_was(name):
     make, message = REFUSED[name]
     model = make()
     before = getattr(model, "loss_function", None)

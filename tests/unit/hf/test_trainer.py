@@ -156,7 +156,7 @@ def test_processes_of_the_loader_end_with_the_training(tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_what_cannot_be_right_is_refused(tmp_path):
+def test_what_cannot_be_right_is_rejected(tmp_path):
     with pytest.raises(AttentionError, match=r"LlamaForCausalLM.*tp\.hf\.prepare"):
         make_trainer(tmp_path, MODELS["llama"]())
     restored = make_model()
@@ -167,7 +167,7 @@ def test_what_cannot_be_right_is_refused(tmp_path):
         make_trainer(tmp_path, average_tokens_across_devices=False)
 
 
-def test_a_checkpoint_without_the_state_of_the_data_is_refused(tmp_path):
+def test_a_checkpoint_without_the_state_of_the_data_is_rejected(tmp_path):
     make_trainer(tmp_path, max_steps=2).train()
     state = tmp_path / "checkpoint-2" / "trainer_state.json"
     known = json.loads(state.read_text())

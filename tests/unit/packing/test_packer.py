@@ -1,4 +1,4 @@
-"""What the packer accepts, refuses and says."""
+"""What the packer accepts, rejects and says."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_bad_cost_is_named_and_leaves_the_packer_as_it_was(cost, error, says):
         (BUDGETS, {"steps": 0}, ["steps", "0"]),
     ],
 )
-def test_bad_budgets_and_settings_are_refused(budgets, options, says):
+def test_bad_budgets_and_settings_are_rejected(budgets, options, says):
     with pytest.raises(errors.BudgetError) as caught:
         tp.Packer(budgets, **options)
     assert all(word in str(caught.value) for word in says), str(caught.value)
@@ -145,7 +145,7 @@ def broken_states():
 
 
 @pytest.mark.parametrize(("state", "says"), list(broken_states()), ids=lambda value: None)
-def test_a_bad_state_is_refused_and_changes_nothing(state, says):
+def test_a_bad_state_is_rejected_and_changes_nothing(state, says):
     packer = make()
     packer.push("b", {"tokens": 1, "crops": 1})
     before = packer.state()

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import treepack as tp
 from treepack.errors import DataError, DatasetError
-from treepack.sources.conversations import Conversations, Medium, Turn, read_row
+from treepack.sources.conversations import Conversations, Medium, Turn, read_record
 
 
 def row(*said, **fields):
@@ -23,7 +23,7 @@ def write(path, rows):
 
 
 def questions(example):
-    return [turns[0].question for turns in example.rows]
+    return [turns[0].question for turns in example.branches]
 
 
 def test_rows_of_one_image_are_branches_of_one_tree_in_order_of_appearance():
@@ -35,14 +35,14 @@ def test_rows_of_one_image_are_branches_of_one_tree_in_order_of_appearance():
         ]
     )
     assert [example.key for example in source] == ["x.jpg", "y.jpg"]
-    assert source[0].rows == ((Turn("A?", "a"),), (Turn("C?", "c"), Turn("D?", "d")))
+    assert source[0].branches == ((Turn("A?", "a"),), (Turn("C?", "c"), Turn("D?", "d")))
     assert source[0].media == (Medium("image", "x.jpg"),)
 
 
 def test_rows_without_media_stay_alone():
     source = tp.group_conversations([row("Hi", "Ho", id=0), row("Hi", "Ho", id="b"), row("A", "B")])
-    assert [example.key for example in source] == ["0", "b", "row 2"]
-    assert all(len(example.rows) == 1 and not example.media for example in source)
+    assert [example.key for example in source] == ["0", "b", "record 2"]
+    assert all(len(example.branches) == 1 and not example.media for example in source)
 
 
 @pytest.mark.parametrize("image", [None, "", []])
@@ -105,14 +105,14 @@ def test_messages_say_the_same_as_conversations():
     llava = row("<image>\nWhat?", "A cat.", image="a.jpg")
     source = tp.group_conversations([inline, column, llava])
     assert len(source) == 1
-    assert len(set(source[0].rows)) == 1
+    assert len(set(source[0].branches)) == 1
 
 
 def test_a_placeholder_in_an_answer_or_a_text_part_is_text():
     spelt = {"role": "user", "content": [{"type": "text", "text": "Write <image>."}]}
     answer = {"role": "assistant", "content": "<image>"}
     example = tp.group_conversations([{"messages": [spelt, answer]}])[0]
-    assert example.rows == ((Turn("Write <image>.", "<image>"),),)
+    assert example.branches == ((Turn("Write <image>.", "<image>"),),)
 
 
 def test_images_in_memory_are_grouped_by_object():
@@ -120,8 +120,8 @@ def test_images_in_memory_are_grouped_by_object():
     picture = PIL.Image.new("RGB", (4, 4))
     values = (*arrays, arrays[0], picture, picture)
     source = tp.group_conversations([row("<image>?", "!", image=value) for value in values])
-    assert [len(example.rows) for example in source] == [2, 1, 2]
-    assert [example.key for example in source] == ["row 0", "row 1", "row 3"]
+    assert [len(example.branches) for example in source] == [2, 1, 2]
+    assert [example.key for example in source] == ["record 0", "record 1", "record 3"]
 
 
 def test_a_file_reads_like_the_rows_in_it(tmp_path):
@@ -132,7 +132,7 @@ def test_a_file_reads_like_the_rows_in_it(tmp_path):
     for path in (lines, listed, str(lines)):
         source = tp.group_conversations(path)
         memory = tp.group_conversations(rows, images=tmp_path)
-        assert [e.rows for e in source] == [e.rows for e in memory]
+        assert [e.branches for e in source] == [e.branches for e in memory]
         assert [e.media for e in source] == [e.media for e in memory]
         assert [e.key for e in source] == ["0.jpg", "1.jpg", "2.jpg"]
 
@@ -233,7 +233,7 @@ def test_such_a_row_is_skipped_and_counted_on_request(bad, tmp_path):
     path = write(tmp_path / "rows.jsonl", [GOOD, BAD[bad][0], GOOD])
     source = tp.group_conversations(path, on_error="skip")
     assert source.skipped == 1
-    assert [len(example.rows) for example in source] == [2]
+    assert [len(example.branches) for example in source] == [2]
 
 
 @pytest.mark.parametrize("line", ["{", '{"id": 1', "nonsense", '{"a": "\udc80"}', "[" * 100_000])
@@ -246,7 +246,7 @@ def test_a_line_that_is_no_json_is_named(line, tmp_path):
 
 
 def test_an_error_names_the_row_and_its_id():
-    with pytest.raises(DataError, match=r"row 1 \(example 'coco/17'\): 1 turns"):
+    with pytest.raises(DataError, match=r"record 1 \(example 'coco/17'\): 1 turns"):
         tp.group_conversations([GOOD, row("Q", id="coco/17")])
 
 
@@ -255,7 +255,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path):
         tp.group_conversations(tmp_path / "none.jsonl")
 
 
-def test_an_unknown_way_to_treat_errors_is_refused():
+def test_an_unknown_way_to_treat_errors_is_rejected():
     with pytest.raises(DatasetError, match="'raise' or 'skip'"):
         tp.group_conversations([], on_error="ignore")
 
@@ -266,28 +266,31 @@ TURNS = [[("Is it?", "Yes.")]]
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"rows": []}, "at least one conversation"),
-        ({"rows": [[]]}, "at least one turn"),
-        ({"rows": None}, "rows is a NoneType"),
-        ({"rows": "Is it?"}, "rows is a str"),
-        ({"rows": [("Is it?", "Yes.")]}, r"got 'Is it\?'.*\[\[\(question, answer\)\]\]"),
-        ({"rows": [("hi", "yo")]}, r"got 'hi'.*\[\[\(question, answer\)\]\]"),
-        ({"rows": [[("Is it?",)]]}, r"got \('Is it\?',\)"),
-        ({"rows": [[("Is it?", 7)]]}, r"got \('Is it\?', 7\)"),
-        ({"rows": ["Is it?"]}, "got 'Is it"),
-        ({"rows": [7]}, "got 7"),
-        ({"rows": TURNS, "media": [("image", "a")], "texts": ["x", "y"]}, "2 texts for 1 media"),
+        ({"branches": []}, "at least one conversation"),
+        ({"branches": [[]]}, "at least one turn"),
+        ({"branches": None}, "branches is a NoneType"),
+        ({"branches": "Is it?"}, "branches is a str"),
+        ({"branches": [("Is it?", "Yes.")]}, r"got 'Is it\?'.*\[\[\(question, answer\)\]\]"),
+        ({"branches": [("hi", "yo")]}, r"got 'hi'.*\[\[\(question, answer\)\]\]"),
+        ({"branches": [[("Is it?",)]]}, r"got \('Is it\?',\)"),
+        ({"branches": [[("Is it?", 7)]]}, r"got \('Is it\?', 7\)"),
+        ({"branches": ["Is it?"]}, "got 'Is it"),
+        ({"branches": [7]}, "got 7"),
         (
-            {"rows": TURNS, "media": [("image", "a"), ("image", "b")], "texts": "xy"},
+            {"branches": TURNS, "media": [("image", "a")], "texts": ["x", "y"]},
+            "2 texts for 1 media",
+        ),
+        (
+            {"branches": TURNS, "media": [("image", "a"), ("image", "b")], "texts": "xy"},
             "texts is a str",
         ),
-        ({"rows": TURNS, "media": ("image", "cat.png")}, r"got 'image'.*\(\"image\", value\)"),
-        ({"rows": TURNS, "media": ["cat.png"]}, r"got 'cat.png'"),
-        ({"rows": TURNS, "media": [("sound", "a.wav")]}, r"got \('sound', 'a.wav'\)"),
-        ({"rows": TURNS, "media": "cat.png"}, "media is a str"),
+        ({"branches": TURNS, "media": ("image", "cat.png")}, r"got 'image'.*\(\"image\", value\)"),
+        ({"branches": TURNS, "media": ["cat.png"]}, r"got 'cat.png'"),
+        ({"branches": TURNS, "media": [("sound", "a.wav")]}, r"got \('sound', 'a.wav'\)"),
+        ({"branches": TURNS, "media": "cat.png"}, "media is a str"),
     ],
 )
-def test_conversations_that_cannot_be_are_refused(arguments, says):
+def test_conversations_that_cannot_be_are_rejected(arguments, says):
     with pytest.raises(DataError, match=f"example 'k': .*{says}"):
         Conversations(**arguments, key="k")
 
@@ -295,21 +298,25 @@ def test_conversations_that_cannot_be_are_refused(arguments, says):
 def test_a_row_alone_is_what_it_is_in_a_group_and_has_the_name_it_is_given():
     silent, named = row("Hi", "Ho"), row("Hi", "Ho", id="b")
     shown = row("Look: <image>\nA?", "a", image="x.jpg")
-    assert [read_row(r, "row 7").key for r in (silent, named, shown)] == ["row 7", "b", "x.jpg"]
+    assert [read_record(r, "record 7").key for r in (silent, named, shown)] == [
+        "record 7",
+        "b",
+        "x.jpg",
+    ]
     for raw in (silent, named, shown):
-        alone, grouped = read_row(raw, "row 0"), tp.group_conversations([raw])[0]
+        alone, grouped = read_record(raw, "record 0"), tp.group_conversations([raw])[0]
         for field in ("rows", "media", "texts", "system", "key"):
             assert getattr(alone, field) == getattr(grouped, field)
-    with pytest.raises(DataError, match="row 7: 1 turns"):
-        read_row(row("Q"), "row 7")
+    with pytest.raises(DataError, match="record 7: 1 turns"):
+        read_record(row("Q"), "record 7")
 
 
 def test_conversations_are_shown_in_short(tmp_path):
     picture = np.zeros((500, 500, 3), np.uint8)
     example = Conversations(TURNS * 50, [("image", picture)], key="k")
-    assert repr(example) == "Conversations(key='k', media=['image'], rows=50)"
+    assert repr(example) == "Conversations(key='k', media=['image'], branches=50)"
     rows = [row("<image>?", str(i), image=f"{i % 3}.jpg") for i in range(7)]
-    assert repr(tp.group_conversations(rows)) == "GroupedConversations(examples=3, rows=7)"
+    assert repr(tp.group_conversations(rows)) == "GroupedConversations(examples=3, records=7)"
     path = write(tmp_path / "rows.jsonl", [*rows, row("Q")])
     shown = repr(tp.group_conversations(path, on_error="skip"))
-    assert shown == f"GroupedConversations({str(path)!r}, examples=3, rows=7, skipped=1)"
+    assert shown == f"GroupedConversations({str(path)!r}, examples=3, records=7, skipped=1)"

@@ -87,12 +87,12 @@ def test_a_wrong_cost_is_an_error_that_names_both():
         (lambda: tp.costs.from_numpy([[1, 2]], ["a"]), r"\[n, 1\]"),
     ],
 )
-def test_a_table_that_makes_no_sense_is_refused(make, says):
+def test_a_table_that_makes_no_sense_is_rejected(make, says):
     with pytest.raises(errors.CostError, match=says):
         make()
 
 
-def test_a_table_of_another_length_or_for_an_iterable_is_refused():
+def test_a_table_of_another_length_or_for_an_iterable_is_rejected():
     costs = tp.costs.CostTable({"tokens": TOKENS, "crops": CROPS})
     with pytest.raises(errors.DatasetError, match="40 rows and the source 41"):
         tp.PackedDataset(Trees(41), costs=costs, budgets=BUDGETS)

@@ -133,7 +133,7 @@ def test_uneven_weights_are_rounded_to_the_block():
         ({"a": Trees(), "b": MeasuredTrees()}, {"a": 1, "b": 1}, r"\['b'\] have measure"),
     ],
 )
-def test_what_cannot_be_mixed_is_refused(sources, weights, says):
+def test_what_cannot_be_mixed_is_rejected(sources, weights, says):
     with pytest.raises(errors.DatasetError, match=says):
         tp.Mixture(sources, weights)
 

@@ -219,7 +219,7 @@ def test_a_long_row_stays_cheap():
 
 
 @pytest.mark.parametrize("wrong", [None, {}, {"input_ids": [1]}, SimpleNamespace(mask=3), 7])
-def test_what_is_no_row_is_refused(wrong):
+def test_what_is_no_row_is_rejected(wrong):
     with pytest.raises(BatchError, match="TreeMask, got"):
         pack_html(wrong)
 

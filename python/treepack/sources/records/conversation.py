@@ -1,4 +1,4 @@
-"""One conversation row, in any of its written forms, read and checked."""
+"""One conversation record, in any of its written forms, read and checked."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Turn(NamedTuple):
     answer: str
 
 
-class Row(NamedTuple):
-    """A row that has been read and found sound."""
+class Record(NamedTuple):
+    """A record that has been read and found sound."""
 
     key: str | None
     media: tuple[Medium, ...]
@@ -53,35 +53,35 @@ class Row(NamedTuple):
 
     @property
     def group(self) -> Any:
-        """What rows of one tree have in common."""
+        """What records of one tree have in common."""
         return self.system, tuple((m.kind, _identity(m.value)) for m in self.media)
 
 
-def parse_row(raw: Any, name: str, folder: Path) -> Row:
-    """Read one row in either of its forms.
+def parse_record(raw: Any, name: str, folder: Path) -> Record:
+    """Read one record in either of its forms.
 
     Args:
-        raw: the row, or its JSON text.
+        raw: the record, or its JSON text.
         name: what errors call it, such as ``train.jsonl:17``.
         folder: where relative paths start.
 
     Raises:
-        DataError: a row that makes no sense; it says what was seen and what to change.
+        DataError: a record that makes no sense; it says what was seen and what to change.
     """
-    row = parse_json(raw, name) if isinstance(raw, bytes) else raw
-    if not isinstance(row, Mapping):
-        raise DataError(f"{name}: a row must be an object with named fields, got {row!r:.80}")
-    if row.get("id") is not None:
-        name = f"{name} ({example_name(row['id'])})"
-    supply = _Supply(row, folder, name)
-    turns = [_turn(item, supply, name) for item in _turn_list(row, name)]
+    record = parse_json(raw, name) if isinstance(raw, bytes) else raw
+    if not isinstance(record, Mapping):
+        raise DataError(f"{name}: a record must be an object with named fields, got {record!r:.80}")
+    if record.get("id") is not None:
+        name = f"{name} ({example_name(record['id'])})"
+    supply = _Supply(record, folder, name)
+    turns = [_turn(item, supply, name) for item in _turn_list(record, name)]
     system = _text(turns.pop(0).parts) if turns and turns[0].speaker == "system" else ""
     _check_turns(turns, name)
     supply.check_empty()
     *texts, first = _segments(turns[0].parts)
     questions = [first, *(_text(turn.parts) for turn in turns[2::2])]
     answers = [_text(turn.parts) for turn in turns[1::2]]
-    return Row(
+    return Record(
         supply.key,
         tuple(supply.taken),
         tuple(texts),
@@ -96,20 +96,22 @@ class _Spoken(NamedTuple):
 
 
 class _Supply:
-    """The media of a row, handed out one for each placeholder."""
+    """The media of a record, handed out one for each placeholder."""
 
-    def __init__(self, row: Mapping[str, Any], folder: Path, name: str) -> None:
+    def __init__(self, record: Mapping[str, Any], folder: Path, name: str) -> None:
         self.folder = folder
         self.name = name
         self.taken: list[Medium] = []
         self.paths: list[str] = []
-        self.id = row.get("id")
-        self.given = {kind: _listed(row.get(kind)) + _listed(row.get(f"{kind}s")) for kind in KINDS}
+        self.id = record.get("id")
+        self.given = {
+            kind: _listed(record.get(kind)) + _listed(record.get(f"{kind}s")) for kind in KINDS
+        }
         self.left = {kind: iter(values) for kind, values in self.given.items()}
 
     @property
     def key(self) -> str | None:
-        """The paths, if all media are files, else the row's id."""
+        """The paths, if all media are files, else the record's id."""
         if self.paths and len(self.paths) == len(self.taken):
             return " + ".join(self.paths)
         return None if self.id is None else str(self.id)
@@ -120,8 +122,8 @@ class _Supply:
             value = next(self.left[kind], None)
         if value is None:
             raise DataError(
-                f"{self.name}: more <{kind}> than the row has {kind}s ({len(self.given[kind])}); "
-                f"remove the placeholder or name the {kind} in {kind!r}"
+                f"{self.name}: more <{kind}> than the record has {kind}s "
+                f"({len(self.given[kind])}); remove the placeholder or name the {kind} in {kind!r}"
             )
         if isinstance(value, (str, os.PathLike)):
             path = os.fspath(value).removeprefix("file://")
@@ -136,7 +138,7 @@ class _Supply:
         return self.taken[-1]
 
     def check_empty(self) -> None:
-        """Refuse media that no placeholder stands for."""
+        """Reject media that no placeholder stands for."""
         for kind, values in self.given.items():
             unused = sum(1 for _ in self.left[kind])
             if unused:
@@ -156,15 +158,15 @@ def _identity(value: Any) -> Any:
     return value if isinstance(value, str) else id(value)
 
 
-def _turn_list(row: Mapping[str, Any], name: str) -> list[Any]:
+def _turn_list(record: Mapping[str, Any], name: str) -> list[Any]:
     for field in ("conversations", "messages"):
-        turns = row.get(field)
+        turns = record.get(field)
         if turns is not None:
             if not isinstance(turns, (list, tuple)):
                 raise DataError(f"{name}: {field!r} must be a list of turns, got {turns!r:.80}")
             return list(turns)
     raise DataError(
-        f"{name}: no 'conversations' (or 'messages') among its fields {sorted(map(str, row))}"
+        f"{name}: no 'conversations' (or 'messages') among its fields {sorted(map(str, record))}"
     )
 
 
