@@ -141,7 +141,7 @@ def test_a_family_gives_the_inputs_the_positions_and_the_mode_of_attention():
 
 
 def test_windows_are_planned_where_they_are_named_and_travel_with_the_row():
-    batch = tp.collate([tp.MessageTree([1] * 9)], windows=[3, 5], state={"at": 1})
+    batch = tp.collate([tp.MessageTree([1] * 9)], sliding_windows=[3, 5], state={"at": 1})
     rows = [batch["treepack"], pickle.loads(pickle.dumps(batch))["treepack"]]
     rows.append(batch.to("meta")["treepack"])
     for row in rows:

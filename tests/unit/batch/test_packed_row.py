@@ -68,7 +68,7 @@ def test_pinning_reaches_every_tensor_and_the_plans(monkeypatch):
         return tensor.clone()
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    batch = tp.collate([tp.MessageTree([1, 2, 3], labels=[1, 2, 3], key="a")], windows=[2])
+    batch = tp.collate([tp.MessageTree([1, 2, 3], labels=[1, 2, 3], key="a")], sliding_windows=[2])
     batch["note"] = "text"
     other = batch.pin_memory()
     assert type(other) is tp.PackedBatch
@@ -118,7 +118,7 @@ def test_what_is_no_plain_small_cpu_tensor_crosses_as_it_is():
 
 
 def test_a_batch_that_need_not_wait_says_so_to_every_tensor(monkeypatch):
-    batch = tp.collate([tp.MessageTree([1, 2, 3], labels=[1, 2, 3])], windows=[2])
+    batch = tp.collate([tp.MessageTree([1, 2, 3], labels=[1, 2, 3])], sliding_windows=[2])
     tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
     plans = [batch["treepack"].plan.plan, batch["treepack"].plan_for(2).plan]
     told = []
