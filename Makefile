@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find rust Cargo.toml Cargo.lock pyproject.toml -name '*.rs' -o -name '*.toml' -o -name 'Cargo.lock')
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-rust test-python bench lint format all clean
+.PHONY: help setup demo test test-rust test-python mutants bench lint format all clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ test-rust:
 
 test-python: setup
 	$(BIN)/python -m pytest
+
+mutants: setup  ## break the package in small ways, see what the tests find; MUTANTS="--group train --all"
+	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)
+	if test -x tests/mutants/rust.sh; then tests/mutants/rust.sh; fi
 
 bench: setup  ## compare with the alternatives, ratios in one run
 	$(BIN)/python benches/packing.py

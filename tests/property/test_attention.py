@@ -7,6 +7,9 @@ import treepack as tp
 from helpers import fake_flash
 from helpers.attending import by_mask, by_plan, random_row, worst
 from helpers.cases import cases
+from treepack._reference.attention import dense_attention
+from treepack.attention import TreePlan
+from treepack.attention.plan import CROSS, REV, REV_GATHERED, SELF, read_calls
 
 
 @pytest.fixture
@@ -22,6 +25,25 @@ def test_every_backend_is_exact(gpu):
         for backend in ("cpu", "cuda", "fa3", "fa4", "reference"):
             ours = by_plan(mask, *tensors, scale=scale, backend=backend)
             assert worst(ours, expected) < 1e-12, backend
+
+
+def test_the_random_rows_tell_the_mask_from_simpler_ones():
+    """Every kind of call occurs in them, and merely causal attention gives other numbers."""
+    kinds, told, count = set(), 0, 0
+    for rng in cases(200, "attention is exact"):
+        mask, q, k, v, _ = random_row(rng)
+        plan = TreePlan.from_mask(mask)
+        kinds |= {call.kind for call in read_calls(plan.plan, plan.host)}
+        example = np.repeat(mask.node_example, mask.node_end - mask.node_start)
+        same = example[:, None] == example
+        causal = torch.from_numpy(np.tril(same))
+        ours = tp.tree_attention(q, k, v, mask)[: mask.used]
+        simple = dense_attention(*(x[: mask.used] for x in (q, k, v)), causal)
+        is_simple = np.array_equal(mask.to_dense()[: mask.used, : mask.used], causal)
+        assert (worst([ours], [simple]) > 1e-3) != is_simple
+        told, count = told + (not is_simple), count + 1
+    assert kinds == {SELF, CROSS, REV, REV_GATHERED}
+    assert told > count / 2
 
 
 def test_deep_trees_and_long_nodes_are_exact(gpu):
