@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treepack.errors import FamilyError
-from treepack.sources.records.conversation import Turn
+from treepack.sources.records.base import Turn
 from treepack.tree import IGNORE
 
 
@@ -128,7 +128,7 @@ class ChatWriter:
             tokens.extend(ids)
             labels.extend(ids if is_trained else [IGNORE] * len(ids))
 
-        for place, (question, answer) in enumerate(turns):
+        for place, (question, answer, *_) in enumerate(turns):
             if place:
                 write([self.end], is_trained=True)
                 write(self.markup(self.chat.separator))

@@ -11,14 +11,8 @@ from typing import Any
 import numpy as np
 
 from treepack.errors import DataError, DatasetError
-from treepack.sources.records.conversation import (
-    KINDS,
-    Medium,
-    Record,
-    Turn,
-    parse_json,
-    parse_record,
-)
+from treepack.sources.records.base import KINDS, Medium, Record, Turn
+from treepack.sources.records.conversation import parse_json, parse_record
 from treepack.tree import example_name
 
 __all__ = [
@@ -299,6 +293,6 @@ def merge_records(records: Sequence[Record], name: str) -> Conversations:
 
 
 def _text_behind_media(record: Record) -> tuple[Turn, ...]:
-    question, answer = record.turns[0]
-    text = "\n".join(part for part in (*record.texts, question) if part)
-    return (Turn(text, answer), *record.turns[1:])
+    first = record.turns[0]
+    text = "\n".join(part for part in (*record.texts, first.question) if part)
+    return (first._replace(question=text), *record.turns[1:])
