@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 KINDS = ("image", "video")
-
-NO_OPTIONS: Mapping[str, float] = MappingProxyType({})
 
 
 class Medium(NamedTuple):
@@ -18,12 +15,12 @@ class Medium(NamedTuple):
         kind: ``"image"`` or ``"video"``.
         value: path of the file, a PIL image, or a uint8 array ``[H, W, C]`` (``[T, H, W, 3]``).
         options: what the data says about it by name, such as ``{"max_pixels": 65536}`` or the
-            ``start`` and ``end`` of a clip in seconds.
+            ``start`` and ``end`` of a clip in seconds; ``None`` if nothing.
     """
 
     kind: str
     value: Any
-    options: Mapping[str, float] = NO_OPTIONS
+    options: Mapping[str, float] | None = None
 
 
 class Turn(NamedTuple):
