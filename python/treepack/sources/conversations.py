@@ -34,8 +34,8 @@ class Conversations:
     Args:
         branches: the conversations, each one branch: its turns ``(question, answer)``, in order, or
             ``(question, answer, weight)``.
-        media: images and videos ``(kind, value)`` or ``(kind, value, options)``, in the order in which
-            the model sees them.
+        media: images and videos ``(kind, value)`` or ``(kind, value, options)``, in the order in
+            which the model sees them.
         texts: what stands before each of the media in every conversation; all empty by default.
         system: instruction that precedes everything.
         key: name of the example.
