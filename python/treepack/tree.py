@@ -24,7 +24,7 @@ ROW_NAMES = frozenset(
         "logits_to_keep",
         "loss_weights",
         "position_ids",
-        "shift_labels",
+        "targets",
         "treepack",
         "use_cache",
     )

@@ -134,10 +134,28 @@ def _rope(theta, **more):
     return {"rope_parameters": {"rope_type": "default", "rope_theta": float(theta), **more}}
 
 
+@functools.cache
+def wide_norm(kind):
+    """A class of RMS norms that computes in the dtype of its input.
+
+    Those of transformers round to float32: a difference of 1e-16 then shows as 1e-7 or not at all,
+    as the processor has it.
+    """
+
+    def forward(self, x):
+        eps = self.variance_epsilon
+        return self.weight * (x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt())
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
 def randomised(model, seed=0):
     """The model in float64 with weights so large that attention is not flat: errors show then."""
     generator = torch.Generator().manual_seed(seed)
     model = model.double().train()
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.__class__ = wide_norm(type(module))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:

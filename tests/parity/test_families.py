@@ -127,7 +127,7 @@ def compare(family, stock, packed, rows, padding=7):
     parts = [alone(family, stock, r, tree) for r, tree in zip(rows, examples, strict=True)]
     logits, targets, weights = (torch.cat(part) for part in zip(*parts, strict=True))
     loss = (cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
-    assert batch["labels"][0].tolist() == targets.tolist()
+    assert batch["targets"][0].tolist() == targets.tolist()
     assert logits.abs().max() > 2, "flat logits would hide a wrong mask"
     mine, theirs = gradients(packed, out.loss), gradients(stock, loss)
     return {
@@ -205,8 +205,8 @@ def test_the_stock_mask_on_the_same_row_would_be_far_off(name):
     batch = tp.collate(trees(family, ROWS["images"]), family=family)
     with torch.no_grad():
         right = packed(**batch).logits
-        inputs = {k: v for k, v in batch.items() if k not in ("treepack", "labels", "loss_weights")}
-        inputs.pop("shift_labels")
+        ours = ("treepack", "labels", "attention_mask", "targets", "loss_weights")
+        inputs = {name: value for name, value in batch.items() if name not in ours}
         wrong = stock(**inputs).logits
     assert (right - wrong).abs().max() > 0.5
 
@@ -243,7 +243,7 @@ def test_text_models_train_on_trees_of_any_depth(name):
     out = packed(**tp.collate(examples, total=total))
     logits = torch.cat([expected_logits(stock, tree) for tree in examples])
     batch = tp.collate(examples, total=total)
-    loss = cross_entropy(logits, batch["labels"][0])
+    loss = cross_entropy(logits, batch["targets"][0])
     assert (out.logits[0] - logits).abs().max() < LOGITS
     assert abs(out.loss.item() - loss.item()) < GRADIENTS
     pair = gradients(packed, out.loss), gradients(stock, loss)

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 import treepack as tp
+import treepack.attention.ops  # registers the operator
 from helpers.cases import cases
 from helpers.text_rows import (
     MODELS,

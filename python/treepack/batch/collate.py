@@ -14,6 +14,7 @@ from treepack.attention import TreePlan
 from treepack.batch.layout import RowLayout
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
+from treepack.batch.stand_in import StandIn
 from treepack.errors import BatchError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def collate(
         >>> import treepack as tp
         >>> branch = tp.MessageTree([5, 6], labels=[5, 6])
         >>> batch = tp.collate([tp.MessageTree([1, 2, 3], children=[branch, branch])])
-        >>> batch["logits_to_keep"].tolist(), batch["labels"].tolist()
+        >>> batch["logits_to_keep"].tolist(), batch["targets"].tolist()
         ([2, 3, 2, 5], [[5, 6, 5, 6]])
         >>> batch["position_ids"].tolist()
         [[0, 1, 2, 3, 4, 3, 4]]
@@ -89,12 +90,12 @@ def collate(
         "position_ids": _position_ids(positions, family),
         **extras,
         "logits_to_keep": targets.position,
-        "labels": targets.token[None],
-        "shift_labels": targets.token[None],
+        "targets": targets.token[None],
         "loss_weights": targets.weight[None],
     }
     batch = PackedBatch((name, _tensor(value)) for name, value in arrays.items())
     batch["use_cache"] = False
+    batch.update((name, StandIn(name)) for name in ("attention_mask", "labels"))
     batch["treepack"] = PackedRow(
         mask,
         TreePlan.from_mask(mask),

@@ -22,9 +22,11 @@ class PackedBatch(dict[str, Any]):
     - ``input_ids`` int64 ``[1, total]``; ``position_ids`` int64 as the model wants them;
     - ``logits_to_keep`` int64 ``[L]``: the row positions whose hidden state predicts a target, with
       repeats where several branches start at one token;
-    - ``labels`` and ``shift_labels`` int64 ``[1, L]``: the target tokens, already aligned;
+    - ``targets`` int64 ``[1, L]``: the tokens that they predict;
     - ``loss_weights`` float32 ``[1, L]``;
     - ``treepack``: the `PackedRow`, which the attention function reads;
+    - ``labels`` and ``attention_mask``: a `StandIn`, which a prepared model does not read and any
+      other raises at;
     - ``use_cache`` False, and what the family adds (``pixel_values``, ...).
     """
 

@@ -39,7 +39,7 @@ class PackedRow:
         >>> answers = [tp.MessageTree([5, 6], labels=[5, 6]), tp.MessageTree([7], labels=[7])]
         >>> batch = tp.collate([tp.MessageTree([1, 2], children=answers)])
         >>> row, logits = batch["treepack"], torch.zeros(1, 3, 8)  # model(**batch).logits
-        >>> each = logits[0].log_softmax(-1).gather(1, batch["shift_labels"].T)[:, 0]
+        >>> each = logits[0].log_softmax(-1).gather(1, batch["targets"].T)[:, 0]
         >>> node = torch.from_numpy(row.target_node)
         >>> torch.zeros(row.mask.n_nodes).index_add(0, node, each)  # the root has no target
         tensor([ 0.0000, -4.1589, -2.0794])
