@@ -32,10 +32,12 @@ run() { # group, number, file pattern, test targets
     while read -r pattern; do patterns+=(--re "$pattern"); done < <(sample "$files" "$number")
     local out=target/mutants/$group
     mkdir -p "$out"
+    # What is built for one mutant is kept for the next, and for the next run.
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/mutants/build}
     # Shrinking a failure costs more than finding it. Missed mutants (status 2) are the result.
     PROPTEST_MAX_SHRINK_ITERS=0 cargo mutants --package treepack-core --file "$files" \
         "${patterns[@]}" --profile mutants --jobs 1 --iterate --output "$out" --no-times \
-        --minimum-test-timeout 60 -- "$@" || test $? -le 3
+        --minimum-test-timeout 60 "${@/#/--cargo-arg=}" || test $? -le 3
     report "$group" "$out/mutants.out"
 }
 
@@ -51,9 +53,9 @@ report() { # group, folder
 group=${1:-all} number=${2:-120}
 if [[ $group = all || $group = packing ]]; then
     run packing "$number" 'rust/treepack-core/src/packing/**' \
-        --lib --test packing --test packing_errors --test vectors
+        --lib --test={packing,packing_errors,vectors}
 fi
 if [[ $group = all || $group = masks ]]; then
     run masks "$number" 'rust/treepack-core/src/{mask,attention}/**' \
-        --lib --test mask --test mask_errors --test attention --test vectors
+        --lib --test={mask,mask_errors,attention,vectors}
 fi
