@@ -10,11 +10,11 @@ import transformers
 import treepack as tp
 from helpers import tiny_models
 from helpers.tiny_models import film, photo, row
+from helpers.unrounded import unrounded
 from torch.nn.functional import cross_entropy
 from treepack.families import find
 
-LOGITS = 1e-12
-GRADIENTS = 1e-6
+LOGITS = GRADIENTS = 1e-12
 
 A, B = photo(1, 40, 60), photo(2, 64, 30)
 CLIP, LONG = film(3), film(4, frames=11, height=40, width=24)
@@ -46,6 +46,14 @@ def make(name):
     family = find(getattr(tiny_models, f"{name}_processor")())
     stock = getattr(tiny_models, f"{name}_model")()
     return family, stock, tp.hf.prepare(copy.deepcopy(stock))
+
+
+@pytest.fixture(autouse=True)
+def _unrounded():
+    for name in FAMILIES:
+        make(name)
+    with unrounded():
+        yield
 
 
 def trees(family, rows):
@@ -142,23 +150,10 @@ def compare(family, stock, packed, rows, padding=7):
 def test_every_path_gets_what_it_gets_alone(name, rows):
     worst = compare(*make(name), ROWS[rows])
     assert worst["logits"] < LOGITS
+    # The two are not the same computation, so rounding differs.
+    assert worst["logits"] > 0 or rows == "text"
     assert worst["loss"] < GRADIENTS
     assert worst["gradients"] < GRADIENTS
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_left_is_rounding(name, monkeypatch):
-    # The models' norms round to float32, which would swallow a difference below 1e-8.
-    def pure(self, x):
-        variance = x.pow(2).mean(-1, keepdim=True)
-        return self.weight * (x * torch.rsqrt(variance + self.variance_epsilon))
-
-    family, stock, packed = make(name)
-    norm = type(stock.model.language_model.norm)
-    monkeypatch.setattr(norm, "forward", pure)
-    worst = compare(family, stock, packed, ROWS["everything"])
-    assert 0 < worst["logits"] < LOGITS
-    assert worst["gradients"] < 1e-8
 
 
 @pytest.mark.parametrize("name", FAMILIES)

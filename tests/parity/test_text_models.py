@@ -11,11 +11,11 @@ import treepack as tp
 from helpers.cases import cases
 from helpers.text_rows import VOCABULARY, distance, gradients, paths
 from helpers.text_rows import random_row as any_row
+from helpers.unrounded import unrounded
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-# Norms and rotary embeddings compute in float32 whatever the model's dtype.
-LOGITS, GRADIENTS = 1e-11, 1e-6
+LOGITS = GRADIENTS = 1e-12
 SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -36,7 +36,8 @@ MODELS = {
 @pytest.fixture(params=MODELS)
 def models(request):
     """The stock model, and the same one with tree attention."""
-    return pair(request.param)
+    with unrounded():
+        yield pair(request.param)
 
 
 def pair(name, dtype=torch.float64, **sizes):

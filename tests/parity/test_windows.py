@@ -8,6 +8,7 @@ import transformers as hf
 import treepack as tp
 from helpers.cases import cases
 from helpers.text_rows import paths
+from helpers.unrounded import unrounded
 from torch._dynamo.testing import CompileCounterWithBackend
 
 SIZES = {
@@ -50,14 +51,20 @@ def randomised(model):
     return model.double().train()
 
 
+@pytest.fixture
+def model(request):
+    made = randomised(request.param())
+    with unrounded():
+        yield made
+
+
 def run(model, ids, **inputs):
     model.zero_grad()
     return model(ids, use_cache=False, **inputs).logits[0]
 
 
-@pytest.mark.parametrize("build", [mistral, gemma3])
-def test_each_path_is_as_if_alone(build):
-    model = randomised(build())
+@pytest.mark.parametrize("model", [mistral, gemma3], indirect=True)
+def test_each_path_is_as_if_alone(model):
     mask = tp.TreeMask.from_nodes(*TREE, total=50)
     ids = torch.randint(0, 60, (1, mask.total))
     ways = paths(mask)
@@ -71,11 +78,11 @@ def test_each_path_is_as_if_alone(build):
     positions = torch.from_numpy(mask.positions())
     row = run(model, ids, position_ids=positions, treepack=mask)
     for path, logits in zip(ways, alone, strict=True):
-        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-12)
     sum((w * row[path]).sum() for w, path in zip(weights, ways, strict=True)).backward()
     for name, weight in model.named_parameters():
         scale = expected[name].abs().max()
-        torch.testing.assert_close(weight.grad, expected[name], rtol=0, atol=1e-6 * float(scale))
+        torch.testing.assert_close(weight.grad, expected[name], rtol=0, atol=1e-12 * float(scale))
     # The windows matter here: without them the row says something else.
     for layer in model.modules():
         if getattr(layer, "sliding_window", None):
@@ -85,11 +92,11 @@ def test_each_path_is_as_if_alone(build):
     assert (unlimited - row).abs().max() > 0.05
 
 
-def test_gemma3_sees_ahead_within_an_image_and_only_there():
+@pytest.mark.parametrize("model", [gemma3], indirect=True)
+def test_gemma3_sees_ahead_within_an_image_and_only_there(model):
     """Against the masks that transformers builds for one path alone, images included."""
     from transformers.models.gemma3.modeling_gemma3 import create_masks_for_vision_model
 
-    model = randomised(gemma3())
     model.set_attn_implementation("sdpa")
     runs = [[2, 8, 0], [9, 12, 1]]
     mask = tp.TreeMask.from_nodes([14, 5, 6], [-1, 0, 0], runs, "within_image")
@@ -105,17 +112,13 @@ def test_gemma3_sees_ahead_within_an_image_and_only_there():
     tp.hf.prepare(model)
     row = run(model, ids, position_ids=torch.from_numpy(mask.positions()), treepack=mask)
     for path, logits in zip(paths(mask), alone, strict=True):
-        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("build", [mistral, gemma2, gemma3])
-def test_each_path_is_as_if_alone_in_flex_attention(build):
-    """Forward alone: it has no backward on a CPU. Gemma 2 caps its scores, which is seen here.
-
-    The eager attention of transformers takes its softmax in float32.
-    """
-    model = randomised(build())
+@pytest.mark.parametrize("model", [mistral, gemma2, gemma3], indirect=True)
+def test_each_path_is_as_if_alone_in_flex_attention(model):
+    """Forward alone: it has no backward on a CPU. Gemma 2 caps its scores, which is seen here."""
     mask = tp.TreeMask.from_nodes(*TREE, total=50)
     ids = torch.randint(0, 60, (1, mask.total))
     model.set_attn_implementation("eager")
@@ -124,7 +127,7 @@ def test_each_path_is_as_if_alone_in_flex_attention(build):
         tp.hf.prepare(model, backend="flex")
         row = run(model, ids, position_ids=torch.from_numpy(mask.positions()), treepack=mask)
     for path, logits in zip(paths(mask), alone, strict=True):
-        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(row[path], logits, rtol=0, atol=1e-12)
 
 
 def test_one_graph_serves_windows_that_were_planned_before():
