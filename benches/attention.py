@@ -7,8 +7,8 @@
 Four rows: the reference tree, a root of half the row, all frames of a video, and 16 branches of
 100 to 500 tokens; the same root with 16 equal branches that fill the row; a pack of the fine-tuning
 mixture, the median one by annotations; and a prompt of half as many tokens with 64 responses of 100
-to 1,000. Shorter rows are scaled down as a whole. All ways take turns in one process, and their
-results are compared first. Memory is the peak above the inputs.
+to 1,000. Shorter rows are scaled down as a whole. All ways run round-robin in one process, and
+their results are compared first. Memory is the peak above the inputs.
 """
 
 from __future__ import annotations
@@ -130,10 +130,10 @@ def compare(mask: tp.TreeMask, rounds: int, device: torch.device, flex: bool) ->
 
 
 def _check_equal(name: str, out: Tensor, way: Way, expected: Tensor) -> None:
-    if way.rows is None:
+    if way.tokens is None:
         return
-    ours = way.rows < len(expected)
-    off = (out[ours] - expected[way.rows[ours]]).abs().max().item()
+    ours = way.tokens < len(expected)
+    off = (out[ours] - expected[way.tokens[ours]]).abs().max().item()
     assert off < (0.05 if out.dtype == torch.bfloat16 else 1e-4), (name, off)
 
 

@@ -1,9 +1,9 @@
-"""The core against its numpy twin, the dense mask and torch's block mask, on one row of 16k.
+"""The core against its numpy reference, the dense mask and torch's block mask, on one row of 16k.
 
     python benches/mask.py            # about half a minute
     python benches/mask.py --quick    # a row of 2k: about a second
 
-Everybody works on the same row in the same process; what they build is compared first.
+All work on the same row in the same process; what they build is compared first.
 """
 
 from __future__ import annotations
@@ -102,18 +102,18 @@ def compare(row: Row) -> None:
     """Check that all agree on the row, then print what each of them takes."""
     targets = build_targets(row)
     mask = tp.TreeMask.from_nodes(*row)
-    ours, twins = derive(mask, targets), derive(ReferenceMask(*row), targets)
-    assert all(np.array_equal(a, b) for a, b in zip(ours, twins, strict=True))
+    ours, theirs = derive(mask, targets), derive(ReferenceMask(*row), targets)
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert np.array_equal(mask.to_dense(), molmo2_mask(row))
 
     core = seconds(lambda: derive(tp.TreeMask.from_nodes(*row), targets))
-    twin = seconds(lambda: derive(ReferenceMask(*row), targets))
+    reference = seconds(lambda: derive(ReferenceMask(*row), targets))
     vectors = seconds(lambda: [getattr(tp.TreeMask.from_nodes(*row), name) for name in VECTORS])
     dense = seconds(lambda: molmo2_mask(row))
     print(f"\n{row.bidirectional}: {mask!r}")
     print(f"  core: nodes, vectors, plan, positions, targets {1e6 * core:12.1f} us")
-    print(f"  twin, written to be read: the same             {1e6 * twin:12.1f} us", end="")
-    print(f"  {twin / core:10,.0f} times the core")
+    print(f"  reference, written to be read: the same        {1e6 * reference:12.1f} us", end="")
+    print(f"  {reference / core:10,.0f} times the core")
     print(f"  core: nodes and vectors, the whole mask        {1e6 * vectors:12.1f} us", end="")
     print(f"  {12 * row.total:10,} bytes")
     print(f"  dense mask as Molmo2 builds it                 {1e6 * dense:12.1f} us", end="")

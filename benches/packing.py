@@ -1,4 +1,4 @@
-"""The packer against its Python twin, first fit, and Molmo2's knapsack: fill, waits and time.
+"""The packer against its Python reference, first fit, and Molmo2's knapsack: fill, waits and time.
 
 python benches/packing.py            # five seeds of 20,000 examples: about a minute
 python benches/packing.py --quick    # one seed of 4,000
@@ -22,7 +22,7 @@ LIMITS = {"sft": 1.0206, "video": 1.0094, "image": 1.0008}
 """Rows over the volume bound that the default must not exceed, mean of five seeds."""
 
 TIMED = 3_000
-"""Examples of one stream on which everybody is timed."""
+"""Examples of one stream on which all are timed."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ PACKERS: dict[str, Callable[[], Any]] = {
     "treepack": lambda: tp.Packer(streams.BUDGETS),
     "treepack, early": lambda: tp.Packer(streams.BUDGETS, early=True),
     "first fit (core)": lambda: tp.Packer(streams.BUDGETS, solver="first_fit"),
-    "Python twin": lambda: ReferencePacker(streams.BUDGETS),
+    "Python reference": lambda: ReferencePacker(streams.BUDGETS),
     "Molmo2's knapsack (numpy)": lambda: KnapsackPacker(streams.BUDGETS),
 }
 
@@ -96,7 +96,7 @@ def report_fill(seeds: int, n: int) -> None:
     )
     print(f"{'':28}" + "".join(f"{mixture:>18}" for mixture in streams.MIXTURES))
     for name in PACKERS:
-        if name == "Python twin":
+        if name == "Python reference":
             continue
         # The knapsack is slow; one seed shows where it stands.
         runs = 1 if "knapsack" in name else seeds
@@ -113,7 +113,9 @@ def report_time() -> None:
     print(f"\nTime of a push that packs, from Python; sft, {TIMED} examples, same run")
     print(f"{'':28}{'median us':>12}{'p99 us':>12}{'times treepack':>18}")
     outcomes = {name: run(make(), costs) for name, make in PACKERS.items()}
-    assert outcomes["treepack"].rows == outcomes["Python twin"].rows, "the twin packs differently"
+    assert outcomes["treepack"].rows == outcomes["Python reference"].rows, (
+        "the reference packs differently"
+    )
     base = outcomes["treepack"].us()
     for name, outcome in outcomes.items():
         median, tail = outcome.us(), outcome.us(0.99)

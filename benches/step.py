@@ -73,7 +73,7 @@ def packed(batch: tp.PackedBatch) -> list[Inputs]:
 
 
 def dense(batch: tp.PackedBatch) -> list[Inputs]:
-    """The same row, its mask written out as an additive bias; who sees nobody sees himself."""
+    """The same row, its mask written out as an additive bias; what sees nothing sees itself."""
     visible = torch.from_numpy(batch["treepack"].mask.to_dense())
     visible |= torch.eye(len(visible), dtype=torch.bool)
     bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
@@ -115,16 +115,16 @@ def _alone(batch: tp.PackedBatch, leaf: int) -> Inputs:
     while node >= 0:
         path[:0] = range(mask.node_start[node], mask.node_end[node])
         node = int(mask.node_parent[node])
-    places = {row: place for place, row in enumerate(path)}
+    places = {token: place for place, token in enumerate(path)}
     # Targets of the leaf follow each other; its first is predicted by the last token before it.
     owners = _target_owners(batch)
     mine = torch.tensor([i for i, owner in enumerate(owners) if owner == leaf])
-    rows = batch["logits_to_keep"][mine].tolist()
+    predicting = batch["logits_to_keep"][mine].tolist()
     targets = batch["labels"][:, mine]
     return {
         "input_ids": batch["input_ids"][:, path],
         "position_ids": torch.arange(len(path))[None],
-        "logits_to_keep": torch.tensor([places[row] for row in rows]),
+        "logits_to_keep": torch.tensor([places[token] for token in predicting]),
         "labels": targets,
         "shift_labels": targets,
         "loss_weights": batch["loss_weights"][:, mine],
@@ -184,7 +184,7 @@ def _wait() -> None:
 
 
 def measure(model: nn.Module, batch: tp.PackedBatch, rounds: int) -> dict[str, Result]:
-    """The median of each method on a pack; they take turns. What runs out of memory is left out."""
+    """The median of each method on a pack, round-robin. What runs out of memory is left out."""
     device, dtype = model.device, model.dtype
     weight = batch["loss_weights"].sum().to(device)
     results: dict[str, list[Result]] = {name: [] for name in METHODS}

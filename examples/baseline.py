@@ -24,16 +24,16 @@ class Annotations(Dataset):
     def __init__(self, source: Sequence[tp.Conversations], processor: Any) -> None:
         self.source = source
         self.family = find(processor)
-        self.places = [(i, row) for i, example in enumerate(source) for row in example.branches]
+        self.places = [(i, turns) for i, example in enumerate(source) for turns in example.branches]
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> tp.MessageTree:
-        place, row = self.places[index]
+        place, turns = self.places[index]
         example = self.source[place]
         alone = tp.Conversations(
-            [row], example.media, example.texts, example.system, key=example.key
+            [turns], example.media, example.texts, example.system, key=example.key
         )
         return self.family.load(alone)
 
@@ -58,9 +58,9 @@ def collate(trees: list[tp.MessageTree], family: Any, total: int | None) -> dict
     longest = max(len(ids) for ids, _ in paths)
     length = max(longest, total or 0)
     types = torch.zeros(len(trees), length, dtype=torch.long)
-    for row, tree in enumerate(trees):
+    for number, tree in enumerate(trees):
         for start, end, _ in () if tree.image_runs is None else tree.image_runs.tolist():
-            types[row, start:end] = 1
+            types[number, start:end] = 1
     media = family.collate(trees, sum(tree.n_tokens for tree in trees))
     inputs = {
         **{name: torch.as_tensor(value) for name, value in media.items()},
@@ -146,5 +146,5 @@ def _path(tree: tp.MessageTree) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor([*ids, end]), torch.tensor([*labels, end])
 
 
-def _stack(rows: Iterator[torch.Tensor], length: int, filler: int) -> torch.Tensor:
-    return torch.stack([pad(row, (0, length - len(row)), value=filler) for row in rows])
+def _stack(sequences: Iterator[torch.Tensor], length: int, filler: int) -> torch.Tensor:
+    return torch.stack([pad(ids, (0, length - len(ids)), value=filler) for ids in sequences])

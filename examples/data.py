@@ -16,11 +16,11 @@ def write_demo_data(folder: Path) -> tuple[Path, Path]:
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     photographs = _read(HERE / "photographs.jsonl")
-    for name in {row["image"] for row in photographs}:
+    for name in {record["image"] for record in photographs}:
         _write_photograph(images / name)
-    rows = [*photographs, *_easy_vqa(images), *_read(HERE / "text.jsonl")]
+    records = [*photographs, *_easy_vqa(images), *_read(HERE / "text.jsonl")]
     path = folder / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path, images
 
 

@@ -155,7 +155,9 @@ class Demo:
 
 def texts(source: Sequence[tp.Conversations]) -> list[str]:
     """Everything that is said."""
-    return [part for example in source for row in example.branches for turn in row for part in turn]
+    return [
+        part for example in source for turns in example.branches for turn in turns for part in turn
+    ]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,13 +1,27 @@
-"""What every test shares: one thread, and the seed of the case that failed."""
+"""What every test shares: one thread, a server of processes, the seed of a case that failed."""
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from helpers import cases
+
+# What the processes of the tests need, imported once: the server forks each of them.
+multiprocessing.set_forkserver_preload(
+    [
+        "torch.distributed.fsdp",
+        "torch.utils.data",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.qwen3.modeling_qwen3",
+        "treepack.dataset",
+        "treepack.hf",
+    ]
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,6 +32,13 @@ def _one_thread() -> None:
     except ImportError:
         return
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    # Modules and tests live on to the end. Without them the collector is faster, and so are forked
+    # workers, whose collector would copy the memory that it looks at.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -23,14 +23,14 @@ class Way(NamedTuple):
     """One way to compute attention over a row.
 
     Attributes:
-        attend: from q, k, v of the row to one output for each of ``rows``.
-        rows: row positions that the outputs belong to; ``None`` where it computes something else.
+        attend: from q, k, v of the row to one output for each of ``tokens``.
+        tokens: row positions that the outputs belong to; ``None`` where it computes something else.
         has_backward: whether gradients can be had.
         flash: which FlashAttention torch runs meanwhile, ``None`` for its own.
     """
 
     attend: Attend
-    rows: Tensor | None
+    tokens: Tensor | None
     has_backward: bool = True
     flash: str | None = None
 

@@ -2,7 +2,7 @@
 
 A full pool of 48 examples, and a two-dimensional knapsack by dynamic programming with tokens
 rounded up to multiples of 32: the subset of largest ``tokens + 30 * crops`` that fits goes as one
-row (arXiv 2601.10611). There is no rule about age, so an example may wait for ever.
+row (arXiv 2601.10611). There is no rule about age, so an example may wait without limit.
 """
 
 from __future__ import annotations

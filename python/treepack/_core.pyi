@@ -1,12 +1,20 @@
 """Signatures of the compiled core; the documentation is in the docstrings of its classes."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, SupportsIndex, final
+from typing import Any, Final, Literal, SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "ANTI_CAUSAL",
+    "ANTI_CAUSAL_GATHERED",
+    "CROSS",
+    "PLAN_ALIGN",
+    "PLAN_FIELDS",
+    "PLAN_HEADER",
+    "SELF",
+    "WINDOW",
     "BudgetError",
     "CostError",
     "OversizeError",
@@ -32,6 +40,16 @@ class CostError(TreepackError): ...
 class OversizeError(CostError): ...
 class TreeError(TreepackError): ...
 class StateError(TreepackError): ...
+
+# Kinds of attention call, and the layout of a plan: see docs/reference/plan.md.
+SELF: Final[int]
+CROSS: Final[int]
+ANTI_CAUSAL: Final[int]
+ANTI_CAUSAL_GATHERED: Final[int]
+WINDOW: Final[int]
+PLAN_HEADER: Final[tuple[str, ...]]
+PLAN_FIELDS: Final[tuple[str, ...]]
+PLAN_ALIGN: Final[int]
 
 _Table = tuple[_Int32, _Int32]
 

@@ -21,7 +21,7 @@ class BatchError(TreepackError):
 
 
 class DataError(TreepackError):
-    """A row, an image or a video of the data that cannot be read or makes no sense."""
+    """A record, an image or a video of the data that cannot be read or makes no sense."""
 
 
 class DatasetError(TreepackError):

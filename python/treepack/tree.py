@@ -55,7 +55,7 @@ class MessageTree:
             that never enters the row), or ``None``. It takes the weight of the last token.
         children: the nodes that go on from this one.
         key: name of the example in errors, packs and statistics (root only).
-        image_runs: int ``[R, 3]``, rows ``(start, end, image)``: which stretches of the root's
+        image_runs: int ``[R, 3]``, entries ``(start, end, image)``: which stretches of the root's
             tokens are image tokens, and of which image; in order, none empty (root only).
         media: arrays that the model takes beside the tokens, such as ``pixel_values``; their first
             axis is the one on which those of a row are joined (root only).
@@ -175,10 +175,8 @@ def _ids(name: str, value: npt.ArrayLike, shape: tuple[int | str], key: Any) -> 
     if not len(ids):
         return ids
     ignored = IGNORE if name == "labels" else 0
-    # Read as unsigned, what is negative comes after the rest and -1 last: if any number is below 0
-    # and not the ignored one, then the least or the last is. (argmin is several times faster than
-    # min, and trees are made in the loop that feeds the model.)
-    for place in (ids.argmin(), ids.view(np.uint64).argmax()):
+    # Of numbers below 0 that are not all the ignored one, the least or the greatest is another.
+    for place in _extreme_negatives(ids):
         seen = ids.item(place)
         if seen < 0 and seen != ignored:
             raise TreeError(
@@ -186,6 +184,16 @@ def _ids(name: str, value: npt.ArrayLike, shape: tuple[int | str], key: Any) -> 
                 + (f", and a label without loss is {IGNORE}" if ignored else "")
             )
     return ids
+
+
+def _extreme_negatives(ids: IntArray) -> tuple[int, int]:
+    """Places of the least and of the greatest number below 0, where there are any.
+
+    The second search reads the numbers as unsigned: those below 0 then follow all others, in their
+    own order. Both take 2 us; a comparison with a mask takes 11, and trees are made in the loop
+    that feeds the model.
+    """
+    return int(ids.argmin()), int(ids.view(np.uint64).argmax())
 
 
 def _ints(name: str, value: npt.ArrayLike, shape: tuple[int | str, ...], key: Any) -> IntArray:

@@ -103,9 +103,9 @@ def test_workers_that_live_on_do_not_hide_behind_a_pass_of_this_process():
         list(loader)
 
 
-def test_spawned_workers_that_live_on_are_found_out_when_a_batch_is_consumed():
+def test_fresh_workers_that_live_on_are_found_out_when_a_batch_is_consumed():
     stream, state = make(), loaded(6).state_dict()
-    loader = loader_of(stream, multiprocessing_context="spawn", persistent_workers=True)
+    loader = loader_of(stream, multiprocessing_context="forkserver", persistent_workers=True)
     assert keys_of(loader) == WHOLE
     stream.load_state_dict(state)
     with pytest.raises(errors.StateError, match="new DataLoader"):

@@ -59,7 +59,7 @@ def test_one_process_delivers_everything_once(source):
     [
         ("map-style", 1, "fork"),
         ("map-style", 2, "fork"),
-        ("map-style", 1, "spawn"),
+        ("map-style", 1, "forkserver"),
         ("map-style", 2, "spawn"),
         ("measured", 2, "fork"),
         ("iterable", 2, "fork"),

@@ -31,7 +31,7 @@ class Rows:
 
         return concatenate_media(trees)
 
-    def position_rows(self, positions):
+    def position_ids(self, positions):
         return positions
 
     def index(self, row):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 
 import pytest
 import torch
@@ -42,8 +41,6 @@ def test_at_every_step_of_two_hundred_packs():
 # torch's own: one in many spawned workers aborts while it ends, whatever the data set.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_at_every_step_with_workers(source, workers, start):
-    # So that each worker of the many need not import torch again.
-    multiprocessing.set_forkserver_preload(["treepack.dataset"])
     n, every = (740, 1) if FULL else (90, 5)
     stream = dataset(source, n, virtual_shards=4)
     resumes = check_resume_everywhere(
@@ -125,7 +122,7 @@ def test_a_second_pass_is_told_from_the_first():
     assert rest + read(other) == read(dataset(virtual_shards=2))
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_after_a_resumed_pass_the_next_one_is_whole(start, persistent):
     stream = dataset(n=40, virtual_shards=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.train_ranks import Job, train
+from helpers.train_ranks import MODELS, Job, train
 
 TESTS = Path(__file__).parent.parent
 STEPS, DIE_AT = 12, 7
@@ -20,33 +20,37 @@ TOLERANCE = {"tiny": 1e-12, "molmo2": 1e-6}
 rotary positions of Molmo2 compute in float32 whatever the model's precision."""
 
 
-def torchrun(folder, kind, ranks, workers, die_at=0):
+def torchrun(folder, ranks, workers, die_at=0):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [
-        f"--nproc-per-node={ranks}",
-        str(TESTS / "helpers" / "train_ranks.py"),
-        str(folder),
-        kind,
-    ]
-    command += map(str, (workers, STEPS, die_at))
+    command += [f"--nproc-per-node={ranks}", "-m", "helpers.train_ranks"]
+    command += map(str, (folder, workers, STEPS, die_at))
     return subprocess.run(
         command, cwd=TESTS, capture_output=True, text=True, timeout=200, check=False
     )
 
 
-@pytest.mark.parametrize("kind", TOLERANCE)
-def test_two_ranks_are_killed_and_one_goes_on(tmp_path, kind):
-    assert torchrun(tmp_path, kind, ranks=2, workers=2, die_at=DIE_AT).returncode != 0
-    assert torch.load(tmp_path / "checkpoint.pt")["step"] == DIE_AT - 1
-    done = torchrun(tmp_path, kind, ranks=1, workers=4)
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Of each model after two ranks were killed, and after one went on: one job for both models."""
+    folder = tmp_path_factory.mktemp("job")
+    killed = torchrun(folder, ranks=2, workers=2, die_at=DIE_AT)
+    assert killed.returncode != 0
+    assert "SIGKILL" in killed.stderr, killed.stderr
+    before = {name: torch.load(folder / f"{name}.pt") for name in MODELS}
+    done = torchrun(folder, ranks=1, workers=4)
     assert done.returncode == 0, done.stderr
-    actual = torch.load(tmp_path / "checkpoint.pt")
+    return {name: (before[name], torch.load(folder / f"{name}.pt")) for name in MODELS}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_two_ranks_are_killed_and_one_goes_on(checkpoints, tmp_path, kind):
+    before, actual = checkpoints[kind]
+    assert before["step"] == DIE_AT - 1
     assert actual["step"] == STEPS
 
-    (tmp_path / "whole").mkdir()
-    whole = Job(tmp_path / "whole", rank=0, model=kind)
+    whole = Job(tmp_path, rank=0, model=kind)
     start = {name: weight.clone() for name, weight in whole.model.named_parameters()}
-    train(whole, whole.model, 1, 0, STEPS)
+    assert list(train(whole, whole.model, 1, 0, STEPS)) == list(range(1, STEPS + 1))
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(actual["model"][name], value, rtol=0, atol=TOLERANCE[kind])
     for name, weight in whole.model.named_parameters():

@@ -18,7 +18,14 @@ from treepack._reference.attention import dense_attention
 from treepack.attention import TreePlan, backends
 from treepack.attention.merge import merge_, merge_on
 from treepack.attention.ops import run_backward, run_forward
-from treepack.attention.plan import CROSS, REV, REV_GATHERED, SELF, WINDOW, read_calls
+from treepack.attention.plan import (
+    ANTI_CAUSAL,
+    ANTI_CAUSAL_GATHERED,
+    CROSS,
+    SELF,
+    WINDOW,
+    read_calls,
+)
 from treepack.errors import AttentionError
 
 LENGTH = 8 if HAS_GPU else 1
@@ -45,17 +52,17 @@ ROWS = {
         {SELF, CROSS},
     ),
     "short segments": (forest([1, 1, 1, 2, 1, 1], [-1, 0, 0, 0, -1, 4]), None, {SELF, CROSS}),
-    "frames": (forest(*TREE, FRAMES, "within_image"), None, {SELF, CROSS, REV}),
+    "frames": (forest(*TREE, FRAMES, "within_image"), None, {SELF, CROSS, ANTI_CAUSAL}),
     "frames as one group": (
         forest(*TREE, FRAMES, "image_tokens"),
         None,
-        {SELF, CROSS, REV_GATHERED},
+        {SELF, CROSS, ANTI_CAUSAL_GATHERED},
     ),
     "window": (forest(*TREE, padding=3), 12 * LENGTH, {WINDOW}),
     "window and frames": (
         forest(*TREE, FRAMES, "within_image"),
         25 * LENGTH,
-        {WINDOW, REV},
+        {WINDOW, ANTI_CAUSAL},
     ),
 }
 
@@ -104,7 +111,7 @@ def errors(results, exact):
 def test_each_kind_of_call_is_as_exact_as_a_plain_implementation(backend, row, dtype):
     mask, window, kinds = ROWS[row]
     plan = TreePlan.from_mask(mask, window)
-    assert {call.kind for call in read_calls(plan.plan, plan.host)} == kinds
+    assert {call.kind for call in read_calls(plan.entries, plan.host)} == kinds
     visible = visible_pairs(mask, window)
     for rng in cases(3 if HAS_GPU else 1, f"{row} {dtype}"):
         heads = [(8, 2), (4, 4), (4, 1)][rng.integers(3)]
@@ -147,7 +154,7 @@ def test_the_backward_of_many_segments_is_the_same_in_several_launches(backend, 
     for rng in cases(2, "several launches"):
         tensors = tensors_for(rng, mask, torch.bfloat16)
         whole = by_plan(mask, *tensors, backend=backend)
-        monkeypatch.setattr(cuda, "SCRATCH", 5 * cuda.SCRATCH_ROWS * 8 * 64 * 4)
+        monkeypatch.setattr(cuda, "SCRATCH", 5 * cuda.SCRATCH_TOKENS * 8 * 64 * 4)
         parts = by_plan(mask, *tensors, backend=backend)
         monkeypatch.undo()
         if not HAS_GPU:
@@ -192,7 +199,7 @@ def test_nothing_waits_for_the_device(backend, row):
     plan = TreePlan.from_mask(mask, window)
     plan = (plan.without_gaps() if backend in backends.WITHOUT_GAPS else plan).to(DEVICE)
     q, k, v, grad_out = tensors
-    parts = plan.plan, plan.host, 0.1, backend
+    parts = plan.entries, plan.host, 0.1, backend
     for mode in ("default", "error"):  # The first round may compile and load.
         torch.cuda.set_sync_debug_mode(mode)
         try:

@@ -131,7 +131,7 @@ def dense_or_capped(q, k, v, visible, softcap):
 
 def tensors_of(batch):
     row = batch["treepack"]
-    plans = row.plan.plan, *(plan.plan for plan in row._windows.values())
+    plans = row.plan.entries, *(plan.entries for plan in row._windows.values())
     return [*(x for x in batch.values() if isinstance(x, torch.Tensor)), *plans]
 
 

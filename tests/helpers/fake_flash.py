@@ -1,6 +1,6 @@
-"""What aten promises of its varlen FlashAttention, in plain torch on any device, traps included.
+"""What aten promises of its varlen FlashAttention, in plain torch on any device, quirks included.
 
-A double of the two operators for machines without a GPU. Memory that the kernels would leave
+A fake of the two operators, for machines without a GPU. Memory that the kernels would leave
 uninitialised holds NaN here. Each call also goes to the real operators with tensors that have no
 data, which checks its arguments against the torch at hand.
 """
@@ -56,16 +56,16 @@ def flash_forward(
     out = torch.full_like(query, torch.nan)
     query, key, value = map(_wide, (query, key, value))
     lse = query.new_full((query.shape[1], query.shape[0]), torch.nan)
-    for rows, keys in _segments(cum_seq_q, cum_seq_k, max_q):
-        scores, values = _scores(query[rows], key[keys], scale), _repeat(value[keys], query)
+    for queries, keys in _segments(cum_seq_q, cum_seq_k, max_q):
+        scores, values = _scores(query[queries], key[keys], scale), _repeat(value[keys], query)
         scores.masked_fill_(
             ~_visible(scores, is_causal, window_size_left, window_size_right), -torch.inf
         )
         part = scores.logsumexp(-1)
-        # The kernels give +inf both to a row without keys and to one that holds a NaN.
-        lse[:, rows] = part.masked_fill(part.isneginf() | part.isnan(), torch.inf)
+        # The kernels give +inf both to a query without keys and to one that holds a NaN.
+        lse[:, queries] = part.masked_fill(part.isneginf() | part.isnan(), torch.inf)
         weights = (scores - part.masked_fill(part.isneginf(), 0.0)[..., None]).exp()
-        out[rows] = torch.einsum("hqk,khd->qhd", weights, values).to(out.dtype)
+        out[queries] = torch.einsum("hqk,khd->qhd", weights, values).to(out.dtype)
     return out, lse, torch.zeros(2, dtype=torch.uint64), torch.empty(0), torch.empty(0)
 
 
@@ -104,17 +104,17 @@ def flash_backward(
     dq, dk, dv = (torch.full_like(x, torch.nan) for x in (query, key, value))
     grad_out, query, key, value, out = map(_wide, (grad_out, query, key, value, out))
     delta = (grad_out * out).sum(-1).T
-    for rows, keys in _segments(cum_seq_q, cum_seq_k, max_q):
-        scores = _scores(query[rows], key[keys], scale)
+    for queries, keys in _segments(cum_seq_q, cum_seq_k, max_q):
+        scores = _scores(query[queries], key[keys], scale)
         scores.masked_fill_(
             ~_visible(scores, is_causal, window_size_left, window_size_right), -torch.inf
         )
-        p = (scores - logsumexp[:, rows, None]).exp()
-        dp = torch.einsum("qhd,khd->hqk", grad_out[rows], _repeat(value[keys], query))
-        ds = scale * p * (dp - delta[:, rows, None])
-        dq[rows] = torch.einsum("hqk,khd->qhd", ds, _repeat(key[keys], query)).to(dq.dtype)
-        dk[keys] = _sum_groups(torch.einsum("hqk,qhd->khd", ds, query[rows]), key).to(dk.dtype)
-        dv[keys] = _sum_groups(torch.einsum("hqk,qhd->khd", p, grad_out[rows]), key).to(dv.dtype)
+        p = (scores - logsumexp[:, queries, None]).exp()
+        dp = torch.einsum("qhd,khd->hqk", grad_out[queries], _repeat(value[keys], query))
+        ds = scale * p * (dp - delta[:, queries, None])
+        dq[queries] = torch.einsum("hqk,khd->qhd", ds, _repeat(key[keys], query)).to(dq.dtype)
+        dk[keys] = _sum_groups(torch.einsum("hqk,qhd->khd", ds, query[queries]), key).to(dk.dtype)
+        dv[keys] = _sum_groups(torch.einsum("hqk,qhd->khd", p, grad_out[queries]), key).to(dv.dtype)
     for _, keys in _segments(cum_seq_q, cum_seq_k, max_q):
         dk[keys][max_k:] = dv[keys][max_k:] = torch.nan
     return dq, dk, dv
@@ -137,13 +137,13 @@ def _check(query, key, value, cu_q, cu_k, max_q, max_k, dropout_p):
     assert key.shape == value.shape
     assert all(x.stride(-1) == 1 for x in (query, key, value))
     assert max_k >= 1
-    # With one query row and grouped heads the kernel folds heads into rows and forgets cu_q.
+    # With one query and grouped heads the kernel folds heads into queries and forgets cu_q.
     assert max_q >= 2
-    for cu, rows in ((cu_q, query), (cu_k, key)):
+    for cu, tokens in ((cu_q, query), (cu_k, key)):
         assert cu.dtype == torch.int32
         assert cu.is_contiguous()
         assert cu[0] >= 0
-        assert cu[-1] <= rows.shape[0]
+        assert cu[-1] <= tokens.shape[0]
         assert (cu.diff() >= 0).all()
     assert len(cu_q) == len(cu_k)
 

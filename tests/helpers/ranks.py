@@ -15,7 +15,10 @@ SECONDS = 120
 def run_ranks(world, function, *arguments):
     """What ``function(rank, world, *arguments)`` returns on each rank."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_main, (world, folder, function, arguments), nprocs=world)
+        # Like mp.spawn, but torch is imported once for all of them (see conftest.py).
+        mp.start_processes(
+            _main, (world, folder, function, arguments), nprocs=world, start_method="forkserver"
+        )
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world)]
 
 

@@ -1,4 +1,4 @@
-"""Trains a model under torchrun: train_ranks.py FOLDER MODEL WORKERS STEPS DIE_AT.
+"""Trains two models side by side under torchrun: helpers.train_ranks FOLDER WORKERS STEPS DIE_AT.
 
 Each step has two packs, whatever the number of ranks. A checkpoint follows each; at step DIE_AT
 rank 0 is killed in the middle.
@@ -6,6 +6,7 @@ rank 0 is killed in the middle.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ def molmo2():
     return tp.hf.prepare(tiny_models.molmo2_model()), dataset, 0.01
 
 
+MODELS = {"tiny": tiny, "molmo2": molmo2}
+
+
 def loss_of(model, pack, divisor):
     if "pixel_values" not in pack:
         return model(pack, divisor)
@@ -54,12 +58,12 @@ def loss_of(model, pack, divisor):
 
 
 class Job:
-    """What a checkpoint holds."""
+    """What the checkpoint of a model holds."""
 
-    def __init__(self, folder, rank, model="tiny"):
-        self.path = Path(folder) / "checkpoint.pt"
+    def __init__(self, folder, rank, model):
+        self.path = Path(folder) / f"{model}.pt"
         self.rank = rank
-        self.model, self.dataset, rate = {"tiny": tiny, "molmo2": molmo2}[model]()
+        self.model, self.dataset, rate = MODELS[model]()
         self.optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum=0.9)
         self.step = 0
         if self.path.exists():
@@ -81,14 +85,14 @@ class Job:
         self.path.with_suffix(".new").replace(self.path)
 
 
-def train(job, model, world, workers, steps, die_at=0):
+def train(job, model, world, workers, steps):
+    """Train to a number of steps; yields in the middle of each, before the model changes."""
     loader = DataLoader(job.dataset, batch_size=None, num_workers=workers)
     for packs, weight in tp.train.steps(loader, accumulate=PACKS // world):
         for pack in packs:
             loss_of(model, pack, weight / world).backward()
         job.step += 1
-        if job.step == die_at and job.rank == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        yield job.step
         job.optimizer.step()
         job.optimizer.zero_grad()
         job.save()
@@ -96,16 +100,21 @@ def train(job, model, world, workers, steps, die_at=0):
             return
 
 
-def main(folder, kind, *settings):
+def main(folder, workers, steps, die_at):
     warnings.filterwarnings("ignore", "This DataLoader will create")
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    job = Job(folder, dist.get_rank(), kind)
-    model = torch.nn.parallel.DistributedDataParallel(job.model)
-    train(job, model, dist.get_world_size(), *settings)
+    loops = []
+    for name in MODELS:
+        job = Job(folder, dist.get_rank(), name)
+        model = torch.nn.parallel.DistributedDataParallel(job.model)
+        loops.append(train(job, model, dist.get_world_size(), workers, steps))
+    for at in itertools.zip_longest(*loops):
+        if die_at in at and dist.get_rank() == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

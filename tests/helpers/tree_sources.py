@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import treepack as tp
 from torch.utils.data import IterableDataset
@@ -9,7 +11,9 @@ from torch.utils.data import IterableDataset
 BUDGETS = {"tokens": 64, "crops": 8}
 
 
+@functools.cache
 def tree_of(index):
+    """An example that depends on its index alone; as nothing modifies it, it is made only once."""
     rng = np.random.default_rng(index)
     branches = [
         tp.MessageTree(rng.integers(1, 99, n), labels=rng.integers(1, 99, n))

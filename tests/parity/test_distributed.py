@@ -67,10 +67,10 @@ def test_what_wrappers_move_to_a_device_is_not_the_row():
     assert moved["input_ids"].is_meta
     assert row is batch["treepack"]
     assert row.plan.host.device.type == "cpu"
-    assert row.plan.plan.device.type == "cpu"
+    assert row.plan.device.type == "cpu"
     # The batch itself is moved whole, but for the table that the operators read.
     row = batch.to("meta")["treepack"]
-    assert row.plan.plan.is_meta
+    assert row.plan.entries.is_meta
     assert row.plan.host.device.type == "cpu"
 
 

@@ -1,4 +1,4 @@
-"""Every backend: exact, as precise as its numbers allow, bounded in memory, never waiting."""
+"""Every backend: exact, as precise as its numbers allow, bounded in memory, no synchronisation."""
 
 import functools
 
@@ -49,14 +49,14 @@ def test_plans_without_gaps_compute_the_same_pairs():
     for rng in cases(1000, "no gaps"):
         mask = tp.TreeMask.from_nodes(*random_forest(rng))
         plan = TreePlan.from_mask(mask)
-        dense = plan.without_gaps()
-        for call in read_calls(dense.plan, dense.host):
+        gapless = plan.without_gaps()
+        for call in read_calls(gapless.entries, gapless.host):
             assert call.cu_q.diff().all()
             assert call.cu_k.diff().all()
             assert call.max_q == max(2, call.cu_q.diff().max())
             assert call.max_k == call.cu_k.diff().max()
-        had_gaps += not torch.equal(dense.host, plan.host)
-        pairs = count_pairs(dense.plan.numpy(), dense.host.numpy())
+        had_gaps += not torch.equal(gapless.host, plan.host)
+        pairs = count_pairs(gapless.entries.numpy(), gapless.host.numpy())
         np.testing.assert_array_equal(pairs, mask.to_dense())
     assert had_gaps > 100
 
@@ -77,7 +77,7 @@ def test_calls_with_many_segments_are_cut(gpu, monkeypatch, backend):
     monkeypatch.setattr(cuda, "flash_backward", backward)
     monkeypatch.setattr(cuda, "LAUNCH", 4)
     # Room for three segments of four heads of eight.
-    monkeypatch.setattr(cuda, "SCRATCH", 3 * 4 * cuda.SCRATCH_ROWS * 4 * 8)
+    monkeypatch.setattr(cuda, "SCRATCH", 3 * 4 * cuda.SCRATCH_TOKENS * 4 * 8)
     for rng in cases(80, f"segments {backend}"):
         mask, q, k, v, grad_out = random_row(rng, most_nodes=14)
         q, grad_out = (x[:, :1].repeat(1, 4, 1) for x in (q, grad_out))
@@ -98,7 +98,7 @@ def test_nothing_waits_for_the_device_and_nothing_crosses_to_it(gpu, monkeypatch
         q, k, v, grad_out = (x.to("meta") for x in tensors)
         plan = TreePlan.from_mask(mask, int(rng.integers(1, 5)) if rng.random() < 0.5 else None)
         plan = (plan.without_gaps() if backend in backends.WITHOUT_GAPS else plan).to("meta")
-        parts = plan.plan, plan.host, 0.3, backend
+        parts = plan.entries, plan.host, 0.3, backend
         with OneDevice():
             out, lse = run_forward(q, k, v, *parts)
             grads = run_backward(grad_out, q, k, v, out, lse, *parts)

@@ -111,7 +111,7 @@ def test_the_blocks_are_those_that_torch_finds():
 
 def pairs_of(lists, n):
     counts, indices = (x[0, 0].tolist() for x in lists)
-    return {(i, j) for i, row in enumerate(indices) for j in row[: counts[i]]}
+    return {(i, j) for i, listed in enumerate(indices) for j in listed[: counts[i]]}
 
 
 def test_the_blocks_under_a_window_are_alike_from_both_sides_and_full_ones_are_full():
@@ -145,7 +145,7 @@ def test_the_blocks_under_a_window_are_alike_from_both_sides_and_full_ones_are_f
     assert shorter > 10
 
 
-def test_one_graph_serves_all_masks_of_one_length():
+def test_one_graph_takes_all_masks_of_one_length():
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
 
@@ -177,12 +177,12 @@ def test_a_row_makes_its_blocks_once():
     assert moved.mask.kv_indices.is_meta
 
 
-def test_what_it_cannot_do_is_refused():
+def test_what_it_cannot_do_is_rejected():
     mask = tp.TreeMask.from_nodes([6, 2], [-1, 0])
     x = torch.zeros(8, 2, 16)
     with pytest.raises(AttentionError, match="TreePlan"):
         tp.tree_attention(x, x, x, TreePlan.from_mask(mask), backend="flex")
-    with pytest.raises(AttentionError, match="9 rows, the mask 8"):
+    with pytest.raises(AttentionError, match="9 tokens, the mask 8"):
         tp.tree_attention(*[torch.zeros(9, 2, 16)] * 3, mask, backend="flex")
     with pytest.raises(AttentionError, match=r"no backward on the CPU.*no_grad"):
         tp.tree_attention(x.clone().requires_grad_(), x, x, mask, backend="flex")

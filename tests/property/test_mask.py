@@ -1,4 +1,4 @@
-"""`TreeMask` equals its slow twin and its definition, on random rows."""
+"""`TreeMask` equals its reference implementation and its definition, on random rows."""
 
 import pickle
 
@@ -36,44 +36,44 @@ def masks(count, label, **shape):
         yield rng, tp.TreeMask.from_nodes(*row), ReferenceMask(*row)
 
 
-def test_numbers_and_arrays_are_those_of_the_twin():
-    for _, mask, twin in masks(1000, "node table and vectors"):
-        assert [getattr(mask, name) for name in NUMBERS] == [getattr(twin, n) for n in NUMBERS]
+def test_numbers_and_arrays_are_those_of_the_reference():
+    for _, mask, reference in masks(1000, "node table and vectors"):
+        assert [getattr(mask, name) for name in NUMBERS] == [getattr(reference, n) for n in NUMBERS]
         for name in ARRAYS:
-            assert equal(getattr(mask, name), getattr(twin, name)), name
+            assert equal(getattr(mask, name), getattr(reference, name)), name
 
 
 def test_the_dense_mask_is_the_definition():
-    for _, mask, twin in masks(1000, "dense"):
-        assert equal(mask.to_dense(), twin.to_dense())
+    for _, mask, reference in masks(1000, "dense"):
+        assert equal(mask.to_dense(), reference.to_dense())
 
 
 def test_visible_is_an_entry_of_the_dense_mask():
-    for _, mask, twin in masks(200, "visible"):
+    for _, mask, reference in masks(200, "visible"):
         tokens = range(mask.total)
         seen = [[mask.visible(q, k) for k in tokens] for q in tokens]
-        assert np.array_equal(seen, twin.to_dense())
-        assert seen == [[twin.visible(q, k) for k in tokens] for q in tokens]
+        assert np.array_equal(seen, reference.to_dense())
+        assert seen == [[reference.visible(q, k) for k in tokens] for q in tokens]
 
 
-def test_the_plan_is_that_of_the_twin():
-    for _, mask, twin in masks(2000, "plan", longest=8, most_nodes=16):
-        for ours, theirs in zip(mask.plan(), build_plan(twin), strict=True):
+def test_the_plan_is_that_of_the_reference():
+    for _, mask, reference in masks(2000, "plan", longest=8, most_nodes=16):
+        for ours, theirs in zip(mask.plan(), build_plan(reference), strict=True):
             assert equal(ours, theirs)
 
 
 def test_the_plan_computes_every_visible_pair_once():
-    for _, mask, twin in masks(1000, "pairs"):
+    for _, mask, reference in masks(1000, "pairs"):
         pairs = count_pairs(*mask.plan())
-        assert np.array_equal(pairs, twin.to_dense())
+        assert np.array_equal(pairs, reference.to_dense())
         assert pairs.sum() == mask.area
 
 
-def test_positions_are_those_of_the_twin():
-    for rng, mask, twin in masks(1000, "positions"):
-        assert equal(mask.positions(), twin.positions())
+def test_positions_are_those_of_the_reference():
+    for rng, mask, reference in masks(1000, "positions"):
+        assert equal(mask.positions(), reference.positions())
         given = rng.integers(-9, 9, (rng.integers(1, 4), mask.total))
-        assert equal(mask.positions(given), twin.positions(given))
+        assert equal(mask.positions(given), reference.positions(given))
 
 
 def test_only_positions_of_roots_are_read():
@@ -102,10 +102,10 @@ def random_targets(rng, mask):
     )
 
 
-def test_targets_are_those_of_the_twin():
-    for rng, mask, twin in masks(1000, "targets"):
+def test_targets_are_those_of_the_reference():
+    for rng, mask, reference in masks(1000, "targets"):
         given = random_targets(rng, mask)
-        for ours, theirs in zip(mask.targets(*given), twin.targets(*given), strict=True):
+        for ours, theirs in zip(mask.targets(*given), reference.targets(*given), strict=True):
             assert equal(ours, theirs)
 
 
@@ -121,8 +121,8 @@ def test_a_pickled_mask_is_the_same_mask():
 
 def test_a_mask_is_equal_only_to_the_same_mask():
     different = {}
-    for _, mask, twin in masks(1000, "equality"):
-        key = (mask.bidirectional, mask.total, *(getattr(twin, n).tobytes() for n in ARRAYS))
+    for _, mask, reference in masks(1000, "equality"):
+        key = (mask.bidirectional, mask.total, *(getattr(reference, n).tobytes() for n in ARRAYS))
         for other_key, other in different.items():
             assert (mask == other) == (key == other_key)
         if len(different) < 50:

@@ -39,12 +39,12 @@ for rng in cases(150, "merge kernel"):
     part = part.to(dtype)
     if rng.random() < 0.5:
         start = int(rng.integers(0, total - n + 1))
-        rows = slice(start, start + n)
+        tokens = slice(start, start + n)
     else:
-        rows = torch.from_numpy(rng.permutation(total)[:n].astype(np.int32))
+        tokens = torch.from_numpy(rng.permutation(total)[:n].astype(np.int32))
     expected = out.clone(), lse.clone()
-    merge_(*expected, rows, part, part_lse)
-    merge_kernel.merge_(out, lse, rows, part, part_lse)
+    merge_(*expected, tokens, part, part_lse)
+    merge_kernel.merge_(out, lse, tokens, part, part_lse)
     # A unit or two in the last place: the sums are rounded in another order.
     ulp = torch.finfo(dtype).eps
     torch.testing.assert_close(out, expected[0], rtol=2 * ulp, atol=8 * torch.finfo(wide).eps)
@@ -77,11 +77,11 @@ def test_the_kernel_compiles_for_gpus_that_are_not_here(capability, index):
     from triton.compiler import ASTSource
 
     types = ["*bf16", "*fp32", "*bf16", "*fp32", index, "i32", "i32", "i32"]
-    constants = {"HEADS": 4, "SIZE": 24, "SIZE_2": 32, "BLOCK_ROWS": 32}
+    constants = {"HEADS": 4, "SIZE": 24, "SIZE_2": 32, "BLOCK_TOKENS": 32}
     constants["IS_GATHERED"] = index == "*i32"
     signature = dict(zip(_merge.arg_names, [*types, *["constexpr"] * 5], strict=True))
     source = ASTSource(fn=_merge, signature=signature, constexprs=constants)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
     assert compiled.asm["cubin"]
-    # All warps load the log-sum-exp of a row; only then may one of them replace it.
+    # All warps load the log-sum-exp of a token; only then may one of them replace it.
     assert "bar.sync" in compiled.asm["ptx"]

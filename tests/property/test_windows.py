@@ -29,7 +29,7 @@ def random_case(rng, **forest):
     return mask, int(rng.integers(1, longest_path(mask) + 3))
 
 
-def test_the_plan_is_that_of_the_twin_and_covers_each_pair_once():
+def test_the_plan_is_that_of_the_reference_and_covers_each_pair_once():
     for rng in cases(1000, "window plan"):
         mask, window = random_case(rng)
         plan, host = window_plan(mask, window)
@@ -48,7 +48,7 @@ def test_a_window_that_holds_every_path_changes_nothing():
 
 
 @pytest.mark.parametrize("window", [0, -3])
-def test_a_window_of_nothing_is_refused(window):
+def test_a_window_of_nothing_is_rejected(window):
     with pytest.raises(TreeError, match=str(window)):
         window_plan(tp.TreeMask.from_nodes([3], [-1]), window)
 

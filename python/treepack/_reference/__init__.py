@@ -1,5 +1,5 @@
-"""Slow, readable twins of the fast routines: what the property tests compare them with.
+"""Slow, readable reference implementations: what the property tests compare the fast routines with.
 
-Nothing here is called in training. Each function says in a few obvious lines what its fast twin
-computes, and shares no code with it.
+Nothing here is called in training. Each function says in a few obvious lines what its fast
+counterpart computes, and shares no code with it.
 """

@@ -1,4 +1,4 @@
-"""The blocks of a mask, read off its matrix: the twin of the core's ``block_lists``."""
+"""The blocks of a mask, read off its matrix: the reference of the core's ``block_lists``."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def block_lists(
         [dense[q : q + block_q, k : k + block_k] for k in range(0, total, block_k)]
         for q in range(0, total, block_q)
     ]
-    full = np.array([[block.all() for block in row] for row in blocks])
-    partial = np.array([[block.any() for block in row] for row in blocks]) & ~full
+    full = np.array([[block.all() for block in line] for line in blocks])
+    partial = np.array([[block.any() for block in line] for line in blocks]) & ~full
     return _table(partial), _table(full), _table(partial.T), _table(full.T)
 
 
 def _table(listed: npt.NDArray[np.bool_]) -> Table:
     indices = np.zeros(listed.shape, np.int32)
-    for row, columns in zip(indices, listed, strict=True):
+    for line, columns in zip(indices, listed, strict=True):
         found = np.flatnonzero(columns)
-        row[: len(found)] = found
+        line[: len(found)] = found
     return listed.sum(1).astype(np.int32), indices

@@ -23,7 +23,7 @@ def expand_trl(kwargs: Mapping[str, Ints]) -> Dense:
 
 
 def expand_flashmask(columns: Ints) -> Dense:
-    """One column hides the rows below it, under a causal mask; a second one those above it."""
+    """Column 0 hides a key from later queries, under a causal mask; column 1 from earlier ones."""
     total = len(columns)
     q = np.arange(total)[:, None]
     seen = q < columns[:, 0]

@@ -1,4 +1,4 @@
-"""The mask of a row, built the obvious way: the twin of `treepack.TreeMask`.
+"""The mask of a row, built the obvious way: the reference of `treepack.TreeMask`.
 
 Nodes are found on their paths, visible pairs by asking for each pair of tokens whether it is one.
 """
@@ -19,12 +19,12 @@ Float32 = npt.NDArray[np.float32]
 
 
 class ReferenceMask:
-    """The slow twin of `treepack.TreeMask`, for rows that are valid.
+    """The reference implementation of `treepack.TreeMask`, for rows that are valid.
 
     Args:
         lengths: int ``[N]``, own tokens of each node, depth first.
         parents: int ``[N]``, index of each node's parent, -1 for a root.
-        image_runs: int ``[R, 3]``, rows ``(start, end, image)``, or ``None``.
+        image_runs: int ``[R, 3]``, each ``(start, end, image)``, or ``None``.
         bidirectional: ``"none"``, ``"image_tokens"`` or ``"within_image"``.
         total: length of the row, or ``None`` for no padding.
 
@@ -143,18 +143,18 @@ class ReferenceMask:
     def positions(self, root_positions: npt.ArrayLike | None = None) -> Int64:
         """Position ids int64 ``[A, total]``: each token's predecessor plus one."""
         given = np.arange(self.total)[None] if root_positions is None else root_positions
-        rows = np.array(given, np.int64)
-        rows[:, self.used :] = 0
+        positions = np.array(given, np.int64)
+        positions[:, self.used :] = 0
         for node in self._nodes:
             start, end = self.node_start[node], self.node_end[node]
             if self._parents[node] < 0:
                 if root_positions is None:
-                    rows[:, start:end] = np.arange(end - start)
+                    positions[:, start:end] = np.arange(end - start)
                 continue
             path = self._path_tokens(node)
             for place in range(len(path) - (end - start), len(path)):
-                rows[:, path[place]] = rows[:, path[place - 1]] + 1
-        return rows
+                positions[:, path[place]] = positions[:, path[place - 1]] + 1
+        return positions
 
     def targets(
         self,

@@ -29,15 +29,18 @@ class Item:
 
 @dataclass
 class Prices:
-    """What one unit of each budget is worth, and what it costs to leave a budget empty."""
+    """What one unit of each budget is worth, and what it costs to leave a budget empty.
+
+    The number formats are those of the core: see docs/reference/packing.md.
+    """
 
     unit: list[int]
     waste: list[int]
-    dear: int
+    scarce: int
 
 
 class ReferencePacker:
-    """The slow twin of `treepack.Packer`, for costs that are valid."""
+    """The reference implementation of `treepack.Packer`, for costs that are valid."""
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class ReferencePacker:
             loss = self._loss(prices, left)
             if best is None or loss < best[0]:
                 best = loss, chosen
-            if loss == 0 or left[prices.dear] <= self.limits[prices.dear] // 4096:
+            if loss == 0 or left[prices.scarce] <= self.limits[prices.scarce] // 4096:
                 break
         assert best is not None  # the oldest item is always allowed
         return best[1]
@@ -211,7 +214,7 @@ def search(
     while used < limit:
         used += 1
         if not (i < len(items) and fits(minima[i], rest)) or not (
-            value + (_sand(prices, rest, sums[i]) >> 8) * premiums[i] > best
+            value + (_fractional_bound(prices, rest, sums[i]) >> 8) * premiums[i] > best
         ):
             if not path:
                 break
@@ -230,14 +233,14 @@ def search(
         rest = [r - s for r, s in zip(rest, item.size, strict=True)]
         if value > best:
             best, best_path = value, list(path)
-        if not was_full and rest[prices.dear] <= limits[prices.dear] // 4096:
+        if not was_full and rest[prices.scarce] <= limits[prices.scarce] // 4096:
             was_full, limit = True, min(limit, used + STEPS_AFTER_FULL)
         if all(r <= b // 4096 for r, b in zip(rest, limits, strict=True)):
             break
     return best_path, used
 
 
-def _sand(prices: Prices, rest: Sequence[int], behind: Sequence[int]) -> int:
-    """What the remaining items would be worth if they filled ``rest`` like sand."""
+def _fractional_bound(prices: Prices, rest: Sequence[int], behind: Sequence[int]) -> int:
+    """What the remaining items would be worth if they could be cut to fill ``rest``."""
     parts = zip(prices.unit, rest, behind, strict=True)
     return sum(w * min(r, s) for w, r, s in parts)

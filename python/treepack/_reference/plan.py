@@ -1,40 +1,28 @@
-"""The plan of a row, built the obvious way: the twin of ``TreeMask.plan``.
+"""The plan of a row, built the obvious way: the reference of ``TreeMask.plan``.
 
 A plan is a list of attention calls whose disjoint union is the mask. `build_plan` writes it,
-`count_pairs` reads it back into the pairs that it computes.
-
-The host table is ``[n_calls, total, used, 0]`` and then, for each call, the twelve numbers
-
-    kind, q_start, q_rows, k_start, k_rows, n_seg, max_q, max_k,
-    off_cu_q, off_cu_k, off_q_index, off_k_index
-
-where the offsets point into the plan, each array of which is padded with zeros to a multiple of
-four entries. Queries and keys of a call are cut into ``n_seg`` segments; ``cu_q`` and ``cu_k`` hold
-where each starts, counted from ``q_start`` and ``k_start``.
-
-====  ============  ========================================  ==================================
-kind  name          segment ``i`` lets its query row see      arrays, in this order
-====  ============  ========================================  ==================================
-0     SELF          its keys up to itself (causal)            one, ``cu_q`` and ``cu_k`` alike
-1     CROSS         all of its keys                           ``cu_q``, ``cu_k``
-2     REV           its keys from itself on (anti-causal)     ``cu_q``, ``cu_k``
-3     REV_GATHERED  the same, of the rows in ``q_index``      ``cu_q`` and ``cu_k`` alike,
-                    and ``k_index``                           ``q_index``, ``k_index``
-4     WINDOW        of its keys in ``k_index`` the last       ``cu_q``, ``cu_k``, ``k_index``
-                    ``host[3]`` up to itself
-====  ============  ========================================  ==================================
+`count_pairs` reads it back into the pairs that it computes. docs/reference/plan.md says how a plan
+is laid out and draws one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-SELF, CROSS, REV, REV_GATHERED, WINDOW = range(5)
-HEADER, FIELDS, ALIGN = 4, 12, 4
+from treepack._core import (
+    ANTI_CAUSAL,
+    ANTI_CAUSAL_GATHERED,
+    CROSS,
+    PLAN_ALIGN,
+    PLAN_FIELDS,
+    PLAN_HEADER,
+    SELF,
+    WINDOW,
+)
 
 Int32 = npt.NDArray[np.int32]
 
@@ -62,13 +50,13 @@ class Piece(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One entry of the host table, with the arrays that it points to."""
+    """One call of the host table, with the arrays that it points to."""
 
     kind: int
     q_start: int
-    q_rows: int
+    q_len: int
     k_start: int
-    k_rows: int
+    k_len: int
     max_q: int
     max_k: int
     cu_q: Sequence[int]
@@ -84,8 +72,8 @@ def build_plan(mask: NodeTable) -> tuple[Int32, Int32]:
         mask: a ``TreeMask``, or anything with its node table and groups.
 
     Returns:
-        The plan int32 ``[P]`` and the host table int32 ``[4 + 12 * n_calls]``: SELF, then CROSS by
-        nesting depth, then REV, then REV_GATHERED; calls without pairs are left out.
+        The entries int32 ``[P]`` and the host table int32 ``[4 + 12 * n_calls]``: SELF, then CROSS
+        by nesting depth, ANTI_CAUSAL, ANTI_CAUSAL_GATHERED; calls without pairs are left out.
 
     Example:
         >>> import numpy as np
@@ -94,10 +82,10 @@ def build_plan(mask: NodeTable) -> tuple[Int32, Int32]:
         >>> mask = SimpleNamespace(  # a root of 6 tokens with branches of 4 and 3
         ...     total=14, node_start=[0, 6, 10], node_end=[6, 10, 13], subtree_end=[13, 10, 13],
         ...     node_parent=[-1, 0, 0], run_start=none, run_end=none, group_ptr=[0])
-        >>> plan, host = build_plan(mask)
+        >>> entries, host = build_plan(mask)
         >>> host[:4].tolist(), host[4:].reshape(-1, 12)[:, :8].tolist()
         ([2, 14, 13, 0], [[0, 0, 13, 0, 13, 2, 10, 10], [1, 10, 3, 0, 6, 1, 3, 6]])
-        >>> plan.tolist()
+        >>> entries.tolist()
         [0, 10, 13, 0, 0, 3, 0, 0, 0, 6, 0, 0]
     """
     chains, crosses = _tree_pieces(mask)
@@ -144,7 +132,7 @@ def _group_calls(mask: NodeTable) -> list[Call]:
     whole, holed = _groups(mask)
     calls = []
     if whole:
-        calls.append(_call(REV, [Piece(g[0], g[-1], g[1], g[-1] + 1) for g in whole]))
+        calls.append(_call(ANTI_CAUSAL, [Piece(g[0], g[-1], g[1], g[-1] + 1) for g in whole]))
     if holed:
         calls.append(_gathered(holed))
     return calls
@@ -212,7 +200,7 @@ def _groups(mask: NodeTable) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def _call(kind: int, pieces: list[Piece]) -> Call:
-    """A call on the rows from the first piece to the last; what lies between become gaps."""
+    """A call on the tokens from the first piece to the last; what lies between becomes gaps."""
     first, last = pieces[0], pieces[-1]
     cuts = [(first.q0, first.k0)]
     for q0, q1, k0, k1 in pieces:
@@ -222,16 +210,16 @@ def _call(kind: int, pieces: list[Piece]) -> Call:
                 cuts.append(cut)
     cu_q = [q - first.q0 for q, _ in cuts]
     cu_k = [k - first.k0 for _, k in cuts]
-    rows = (first.q0, last.q1 - first.q0, first.k0, last.k1 - first.k0)
-    return Call(kind, *rows, _longest(cu_q, 2), _longest(cu_k, 1), cu_q, cu_k)
+    extent = (first.q0, last.q1 - first.q0, first.k0, last.k1 - first.k0)
+    return Call(kind, *extent, _longest(cu_q, 2), _longest(cu_k, 1), cu_q, cu_k)
 
 
 def _gathered(groups: list[list[int]]) -> Call:
     cu = np.cumsum([0, *(len(group) - 1 for group in groups)]).tolist()
     q_index = [token for group in groups for token in group[:-1]]
     k_index = [token for group in groups for token in group[1:]]
-    rows = (0, cu[-1], 0, cu[-1])
-    return Call(REV_GATHERED, *rows, _longest(cu, 2), _longest(cu, 1), cu, cu, q_index, k_index)
+    extent, longest = (0, cu[-1], 0, cu[-1]), (_longest(cu, 2), _longest(cu, 1))
+    return Call(ANTI_CAUSAL_GATHERED, *extent, *longest, cu, cu, q_index, k_index)
 
 
 def _longest(cu: Sequence[int], at_least: int) -> int:
@@ -239,41 +227,49 @@ def _longest(cu: Sequence[int], at_least: int) -> int:
 
 
 def _write(calls: list[Call], mask: NodeTable, window: int = 0) -> tuple[Int32, Int32]:
-    plan: list[int] = []
-    host = [len(calls), mask.total, int(max(mask.node_end, default=0)), window]
+    entries: list[int] = []
+    used = int(max(mask.node_end, default=0))
+    header = {"n_calls": len(calls), "total": mask.total, "used": used, "window": window}
+    host = [header[name] for name in PLAN_HEADER]
 
     def put(array: Sequence[int]) -> int:
-        offset = len(plan)
-        plan.extend(array)
-        plan.extend([0] * (-len(array) % ALIGN))
+        offset = len(entries)
+        entries.extend(array)
+        entries.extend([0] * (-len(array) % PLAN_ALIGN))
         return offset
 
     for call in calls:
-        off_cu_q = put(call.cu_q)
-        off_cu_k = put(call.cu_k) if call.kind in (CROSS, REV, WINDOW) else off_cu_q
-        off_index = [put(index) if index else 0 for index in (call.q_index, call.k_index)]
-        host += [*call[:5], len(call.cu_q) - 1, *call[5:7], off_cu_q, off_cu_k, *off_index]
-    return np.array(plan, np.int32), np.array(host, np.int32)
+        fields = call._asdict()
+        fields["n_seg"] = len(call.cu_q) - 1
+        fields["off_cu_q"] = put(call.cu_q)
+        # Where both sides are cut alike, they share one array.
+        shares = call.kind in (SELF, ANTI_CAUSAL_GATHERED)
+        fields["off_cu_k"] = fields["off_cu_q"] if shares else put(call.cu_k)
+        fields["off_q_index"] = put(call.q_index) if call.q_index else 0
+        fields["off_k_index"] = put(call.k_index) if call.k_index else 0
+        host += [fields[name] for name in PLAN_FIELDS]
+    return np.array(entries, np.int32), np.array(host, np.int32)
 
 
-def read_plan(plan: Int32, host: Int32) -> Iterator[Call]:
+def read_plan(entries: Int32, host: Int32) -> Iterator[Call]:
     """Yield the calls of a plan."""
-    table = host[HEADER:].reshape(-1, FIELDS).tolist()
-    for kind, q_start, q_rows, k_start, k_rows, n_seg, max_q, max_k, *offsets in table:
-        cu_q, cu_k = (plan[o : o + n_seg + 1].tolist() for o in offsets[:2])
-        index: list[list[int]] = [[], []]
-        if offsets[2]:
-            index[0] = plan[offsets[2] : offsets[2] + q_rows].tolist()
-        if offsets[3]:
-            index[1] = plan[offsets[3] : offsets[3] + k_rows].tolist()
-        yield Call(kind, q_start, q_rows, k_start, k_rows, max_q, max_k, cu_q, cu_k, *index)
+    for numbers in host[len(PLAN_HEADER) :].reshape(-1, len(PLAN_FIELDS)).tolist():
+        fields: dict[str, Any] = dict(zip(PLAN_FIELDS, numbers, strict=True))
+        n_seg = fields.pop("n_seg")
+        for side in "qk":
+            offset = fields.pop(f"off_cu_{side}")
+            fields[f"cu_{side}"] = entries[offset : offset + n_seg + 1].tolist()
+            if offset := fields.pop(f"off_{side}_index"):
+                length = fields[f"{side}_len"]
+                fields[f"{side}_index"] = entries[offset : offset + length].tolist()
+        yield Call(**fields)
 
 
-def count_pairs(plan: Int32, host: Int32) -> npt.NDArray[np.int64]:
+def count_pairs(entries: Int32, host: Int32) -> npt.NDArray[np.int64]:
     """Count how often a plan computes each pair: the mask itself, if the plan is right.
 
     Args:
-        plan: int32 ``[P]``.
+        entries: int32 ``[P]``.
         host: int32 ``[4 + 12 * n_calls]``.
 
     Returns:
@@ -285,18 +281,19 @@ def count_pairs(plan: Int32, host: Int32) -> npt.NDArray[np.int64]:
         >>> count_pairs(np.array([0, 2, 0, 0], np.int32), host).tolist()
         [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
     """
-    total, window = int(host[1]), int(host[3])
+    header = dict(zip(PLAN_HEADER, host[: len(PLAN_HEADER)].tolist(), strict=True))
+    total, window = header["total"], header["window"]
     count = np.zeros((total, total), np.int64)
-    for call in read_plan(plan, host):
-        q_rows = call.q_index or range(call.q_start, call.q_start + call.q_rows)
-        k_rows = call.k_index or range(call.k_start, call.k_start + call.k_rows)
+    for call in read_plan(entries, host):
+        q_tokens = call.q_index or range(call.q_start, call.q_start + call.q_len)
+        k_tokens = call.k_index or range(call.k_start, call.k_start + call.k_len)
         for s in range(len(call.cu_q) - 1):
-            q = list(q_rows[call.cu_q[s] : call.cu_q[s + 1]])
-            k = list(k_rows[call.cu_k[s] : call.cu_k[s + 1]])
+            q = list(q_tokens[call.cu_q[s] : call.cu_q[s + 1]])
+            k = list(k_tokens[call.cu_k[s] : call.cu_k[s + 1]])
             seen = np.ones((len(q), len(k)), np.int64)
             if call.kind == SELF:
                 seen = np.tril(seen)
-            elif call.kind in (REV, REV_GATHERED):
+            elif call.kind in (ANTI_CAUSAL, ANTI_CAUSAL_GATHERED):
                 seen = np.triu(seen)
             elif call.kind == WINDOW:
                 ahead = len(k) - len(q)

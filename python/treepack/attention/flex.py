@@ -18,7 +18,7 @@ from treepack.errors import AttentionError
 BLOCK = 128
 
 Lists = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
-"""How many blocks each row of blocks has, and which: int32 ``[n]`` and ``[n, n]``."""
+"""How many blocks each list has, and which: int32 ``[n]`` and ``[n, n]``."""
 
 
 class Blocks(NamedTuple):
@@ -26,7 +26,7 @@ class Blocks(NamedTuple):
 
     Attributes:
         mask: the block lists, with the function that decides inside the partial ones.
-        padding: bool ``[total, 1, 1]``, True on rows that hold no token.
+        padding: bool ``[total, 1, 1]``, True on padding.
     """
 
     mask: BlockMask
@@ -82,7 +82,7 @@ def attend(
     """
     blocks = _find_blocks(mask, q.device, window)
     _check(q, k, v, blocks)
-    # A masked score is a weight of 0, and 0 times the NaN of a padding row would be NaN.
+    # A masked score is a weight of 0, and 0 times the NaN of padding would be NaN.
     q, k, v = (x.masked_fill(blocks.padding, 0.0) for x in (q, k, v))
     out = flex_attention(
         *(x.transpose(0, 1)[None] for x in (q, k, v)),
@@ -119,9 +119,9 @@ def _find_blocks(mask: Any, device: torch.device, window: int | None) -> Blocks:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> None:
-    rows, device = len(blocks.padding), blocks.padding.device
-    if q.shape[0] != rows:
-        raise AttentionError(f"q has {q.shape[0]} rows, the mask {rows}; pass its own row")
+    total, device = len(blocks.padding), blocks.padding.device
+    if q.shape[0] != total:
+        raise AttentionError(f"q has {q.shape[0]} tokens, the mask {total}; pass its own row")
     if q.device != device:
         raise AttentionError(
             f"the mask is on {device}, q on {q.device}; "

@@ -1,7 +1,7 @@
 """A mask in the formats of other attention kernels; numpy in, numpy out.
 
-Each function says what its format cannot express. `treepack._reference.formats` turns every one of
-them back into the matrix.
+Each function says what its format cannot express; docs/reference/formats.md is the table of them.
+`treepack._reference.formats` turns every one of them back into the matrix.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def trl_tree_kwargs(mask: TreeMask) -> dict[str, Int32 | Int64]:
         >>> kwargs["tree_cu_seqlens_k"].tolist(), kwargs["tree_max_seqlens"].tolist()
         ([0, 2, 5, 9], [2, 4])
     """
-    _refuse_groups(mask, "TRL's tree kwargs")
+    _reject_groups(mask, "TRL's tree kwargs")
     starts, ends, parents = mask.node_start, mask.node_end, mask.node_parent.tolist()
     paths: list[Int64] = []
     for start, end, parent in zip(starts.tolist(), ends.tolist(), parents, strict=True):
@@ -80,9 +80,9 @@ def flashmask_columns(mask: TreeMask) -> Int32:
         mask: a row whose image groups have no text between their tokens.
 
     Returns:
-        int32 ``[total, 1]`` for a causal mask (``causal=True``): the key is hidden from rows
+        int32 ``[total, 1]`` for a causal mask (``causal=True``): the key is hidden from queries
         ``[column 0, total)``. int32 ``[total, 2]`` where image tokens see ahead
-        (``causal=False``): also from rows ``[0, column 1)``.
+        (``causal=False``): also from queries ``[0, column 1)``.
 
     Raises:
         TreeError: a group with holes: two numbers a key cannot hide it from the text in between.
@@ -153,7 +153,7 @@ def query_intervals(mask: TreeMask) -> tuple[Int64, Int32]:
 
     Returns:
         ``ptr`` int64 ``[total + 1]`` and ``intervals`` int32 ``[n, 2]``: query ``q`` sees the keys
-        ``[start, end)`` of rows ``ptr[q]:ptr[q + 1]``, which increase and do not touch.
+        ``[start, end)`` of entries ``ptr[q]:ptr[q + 1]``, which increase and do not touch.
 
     Example:
         >>> import treepack as tp
@@ -166,7 +166,7 @@ def query_intervals(mask: TreeMask) -> tuple[Int64, Int32]:
         for i, (start, end) in enumerate(runs):
             for q in range(start, end):
                 ahead[q] = [(q + 1, end), *runs[i + 1 :]]
-    rows: list[list[tuple[int, int]]] = []
+    intervals: list[list[tuple[int, int]]] = []
     above: list[list[tuple[int, int]]] = []
     nodes = zip(
         *(a.tolist() for a in (mask.node_start, mask.node_end, mask.node_parent)), strict=True
@@ -174,14 +174,14 @@ def query_intervals(mask: TreeMask) -> tuple[Int64, Int32]:
     for start, end, parent in nodes:
         before = above[parent] if parent >= 0 else []
         above.append(_joined([*before, (start, end)]))
-        rows += [_joined([*before, (start, q + 1), *ahead[q]]) for q in range(start, end)]
-    rows += [[] for _ in range(mask.total - mask.used)]
-    flat = [interval for row in rows for interval in row]
-    ptr = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        intervals += [_joined([*before, (start, q + 1), *ahead[q]]) for q in range(start, end)]
+    intervals += [[] for _ in range(mask.total - mask.used)]
+    flat = [interval for own in intervals for interval in own]
+    ptr = np.cumsum([0, *map(len, intervals)], dtype=np.int64)
     return ptr, np.array(flat, np.int32).reshape(-1, 2)
 
 
-def _refuse_groups(mask: TreeMask, what: str) -> None:
+def _reject_groups(mask: TreeMask, what: str) -> None:
     if len(mask.group_ptr) > 1:
         raise TreeError(
             f'{what} cannot say that image tokens see ahead; this row has bidirectional="'

@@ -16,23 +16,23 @@ from typing import Any
 
 import torch
 
-from treepack.attention.plan import Rows
+from treepack.attention.plan import Tokens
 
 
 def merge_(
-    out: torch.Tensor, lse: torch.Tensor, rows: Rows, part: torch.Tensor, part_lse: torch.Tensor
+    out: torch.Tensor, lse: torch.Tensor, tokens: Tokens, part: torch.Tensor, part_lse: torch.Tensor
 ) -> None:
-    """Merge attention over further keys into some rows, in place.
+    """Merge attention over further keys into that of some tokens, in place.
 
     Both results are weighted by their share of the softmax denominator, in the precision of the
     log-sum-exp.
 
     Args:
         out: ``[T, H, D]`` attention so far.
-        lse: ``[H, T]`` its natural log-sum-exp; +inf where a row has seen no key.
-        rows: a slice or int ``[n]``, the rows that the part is about; no row twice.
-        part: ``[n, H, D]`` attention over the further keys; 0 where a row sees none of them.
-        part_lse: ``[H, n]`` its log-sum-exp; infinite, of either sign, where a row sees none.
+        lse: ``[H, T]`` its natural log-sum-exp; +inf where a token has seen no key.
+        tokens: a slice or int ``[n]``, the tokens that the part is about; none twice.
+        part: ``[n, H, D]`` attention over the further keys; 0 where a token sees none of them.
+        part_lse: ``[H, n]`` its log-sum-exp; infinite, of either sign, where a token sees none.
 
     Source:
         Online normalizer calculation for softmax, arXiv 1805.02867, and ring attention,
@@ -45,14 +45,14 @@ def merge_(
         >>> out.tolist(), round(lse.item(), 4)
         ([[[0.5, 0.5]]], 0.6931)
     """
-    seen, more = _or_nothing(lse[:, rows]), _or_nothing(part_lse)
+    seen, more = _or_nothing(lse[:, tokens]), _or_nothing(part_lse)
     merged = torch.logaddexp(seen, more)
     nothing = merged.isneginf()
     base = merged.masked_fill(nothing, 0.0)
-    # A NaN of the inputs stays a NaN: outputs are never masked, and rows without keys hold zeros.
-    both = (part * _share(more, base)).addcmul_(out[rows], _share(seen, base))
-    out[rows] = both.to(out.dtype)
-    lse[:, rows] = merged.masked_fill(nothing, torch.inf)
+    # A NaN of the inputs stays a NaN: outputs are never masked, and tokens without keys hold zeros.
+    both = (part * _share(more, base)).addcmul_(out[tokens], _share(seen, base))
+    out[tokens] = both.to(out.dtype)
+    lse[:, tokens] = merged.masked_fill(nothing, torch.inf)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from treepack.attention import backends
 from treepack.attention.merge import merge_on
-from treepack.attention.plan import Rows, TreePlan, read_calls
+from treepack.attention.plan import Tokens, TreePlan, read_calls
 from treepack.errors import AttentionError
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def tree_attention(
             on a CPU.
 
     Returns:
-        ``[T, H, D]`` in the dtype of ``q``, or of the autocast region. Padding rows are 0, and so
-        are their gradients, whatever they hold. Nothing waits for the device.
+        ``[T, H, D]`` in the dtype of ``q``, or of the autocast region. Padding is 0, and so are
+        its gradients, whatever it holds. Nothing waits for the device.
 
     Raises:
         AttentionError: shapes, dtypes or devices that do not fit each other, the mask, or the
@@ -88,16 +88,16 @@ def tree_attention(
             "backend='flex'"
         )
     plan = find_plan(mask, q.device, window)
-    if plan.plan.device != q.device:
+    if plan.device != q.device:
         raise AttentionError(
-            f"the mask is on {plan.plan.device}, q on {q.device}; "
+            f"the mask is on {plan.device}, q on {q.device}; "
             f"move the batch first: batch.to({str(q.device)!r})"
         )
     backend = backend or backends.default(q.device)
     if backend in backends.WITHOUT_GAPS:
         plan = plan.without_gaps()
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    out, _ = attn_fwd(q, k, v, plan.plan, plan.host, scale, backend)
+    out, _ = attn_fwd(q, k, v, plan.entries, plan.host, scale, backend)
     return out
 
 
@@ -158,15 +158,15 @@ def _plan_of(mask: TreeMask, device: torch.device, window: int | None) -> TreePl
 
 
 def run_forward(
-    q: Tensor, k: Tensor, v: Tensor, plan: Tensor, host: Tensor, scale: float, backend: str
+    q: Tensor, k: Tensor, v: Tensor, entries: Tensor, host: Tensor, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Run a plan: ``out [T, H, D]`` and its log-sum-exp ``[H, T]``, natural, +inf on padding."""
-    _check_row(q, host)
+    _check_length(q, host)
     kernels = backends.load(backend)
     kernels.check(q)
     with _undisturbed(q):
         q, k, v = map(_loadable, (q, k, v))
-        return _forward(kernels, q, k, v, read_calls(plan, host), scale)
+        return _forward(kernels, q, k, v, read_calls(entries, host), scale)
 
 
 def _forward(
@@ -177,7 +177,7 @@ def _forward(
         return q.new_zeros(q.shape), q.new_full((q.shape[1], total), torch.inf, dtype=_lse_type(q))
     first, *later = calls
     out, lse = kernels.forward(first, q[first.q], k[first.k], v[first.k], scale)
-    out = _pad_rows(out, total)
+    out = _pad_tokens(out, total)
     lse = pad(lse, (0, total - lse.shape[1]), value=torch.inf).contiguous()
     merge_ = merge_on(q.device.type)
     for call in later:
@@ -193,7 +193,7 @@ def run_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    plan: Tensor,
+    entries: Tensor,
     host: Tensor,
     scale: float,
     backend: str,
@@ -203,7 +203,7 @@ def run_backward(
     kernels.check(q)
     with _undisturbed(q):
         grad_out, q, k, v = map(_loadable, (grad_out.contiguous(), q, k, v))
-        return _gradients(kernels, grad_out, q, k, v, out, lse, read_calls(plan, host), scale)
+        return _gradients(kernels, grad_out, q, k, v, out, lse, read_calls(entries, host), scale)
 
 
 def _gradients(
@@ -231,10 +231,10 @@ def _gradients(
         )
         where = (call.q, call.k, call.k)
         if grads:
-            for grad, rows, part in zip(grads, where, parts, strict=True):
-                _add_rows_(grad, rows, part)
+            for grad, tokens, part in zip(grads, where, parts, strict=True):
+                _add_(grad, tokens, part)
         else:
-            grads = [_spread(part, r, q.shape[0]) for part, r in zip(parts, where, strict=True)]
+            grads = [_spread(part, at, q.shape[0]) for part, at in zip(parts, where, strict=True)]
     dq, dk, dv = grads or (x.new_zeros(x.shape) for x in (q, k, v))
     return dq, dk, dv
 
@@ -251,11 +251,11 @@ def _undisturbed(x: Tensor) -> Iterator[None]:
         yield
 
 
-def _check_row(q: Tensor, host: Tensor) -> None:
+def _check_length(q: Tensor, host: Tensor) -> None:
     total = int(host[1])
     if q.shape[0] != total:
         raise AttentionError(
-            f"q has {q.shape[0]} rows, the mask {total}; they are of different batches, or the "
+            f"q has {q.shape[0]} tokens, the mask {total}; they are of different batches, or the "
             "row was cut or padded on its way: pass the batch whole, as model(**batch)"
         )
 
@@ -273,27 +273,27 @@ def _loadable(x: Tensor) -> Tensor:
     return x if fits else x.contiguous()
 
 
-def _pad_rows(x: Tensor, total: int) -> Tensor:
-    """Rows of zeros up to ``total``, contiguous as the compiler was told."""
+def _pad_tokens(x: Tensor, total: int) -> Tensor:
+    """Zeros up to ``total`` tokens, contiguous as the compiler was told."""
     missing = total - x.shape[0]
     return (pad(x, (0, 0, 0, 0, 0, missing)) if missing else x).contiguous()
 
 
-def _spread(x: Tensor, rows: Rows, total: int) -> Tensor:
-    """Rows of the first call at their place among ``total`` rows."""
-    if isinstance(rows, slice):
-        return _pad_rows(x, total)
+def _spread(x: Tensor, tokens: Tokens, total: int) -> Tensor:
+    """What the first call gives, at its place among ``total`` tokens."""
+    if isinstance(tokens, slice):
+        return _pad_tokens(x, total)
     # Many branches share the end of one root: their sum is rounded once, at the end.
     wide = torch.promote_types(x.dtype, torch.float32)
     spread = x.new_zeros(total, *x.shape[1:], dtype=wide)
-    return spread.index_add_(0, rows, x.to(wide)).to(x.dtype)
+    return spread.index_add_(0, tokens, x.to(wide)).to(x.dtype)
 
 
-def _add_rows_(x: Tensor, rows: Rows, part: Tensor) -> None:
-    if isinstance(rows, slice):
-        x[rows].add_(part)
+def _add_(x: Tensor, tokens: Tokens, part: Tensor) -> None:
+    if isinstance(tokens, slice):
+        x[tokens].add_(part)
     else:
-        x.index_add_(0, rows, part)
+        x.index_add_(0, tokens, part)
 
 
 def _fake_forward(q: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:
@@ -305,10 +305,10 @@ def _fake_backward(_: Tensor, q: Tensor, k: Tensor, v: Tensor, *_rest: Any) -> t
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, plan, host, ctx.scale, ctx.backend = inputs
+    q, k, v, entries, host, ctx.scale, ctx.backend = inputs
     out, lse = output
     ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(q, k, v, out, lse, plan, host)
+    ctx.save_for_backward(q, k, v, out, lse, entries, host)
 
 
 def _backward(ctx: Any, grad_out: Tensor, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -11,7 +11,7 @@ import torch
 
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
-from treepack.batch.layout import Row
+from treepack.batch.layout import RowLayout
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
 from treepack.errors import BatchError
@@ -32,7 +32,7 @@ class CollateFamily(Protocol):
     def collate(self, trees: Sequence[MessageTree], total: int) -> Mapping[str, Array]:
         """The inputs of the row that only this family has, such as ``pixel_values``."""
 
-    def position_rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def position_ids(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Position ids in the shape that the model takes."""
 
 
@@ -78,7 +78,7 @@ def collate(
         >>> batch["position_ids"].tolist()
         [[0, 1, 2, 3, 4, 3, 4]]
     """
-    row = Row(trees, total)
+    row = RowLayout(trees, total)
     mode = bidirectional or (family.bidirectional if family else "none")
     mask = row.mask(mode)
     positions = mask.positions(row.root_positions())
@@ -86,7 +86,7 @@ def collate(
     extras = family.collate(row.trees, mask.total) if family else concatenate_media(row.trees)
     arrays = {
         "input_ids": row.input_ids(mask.total)[None],
-        "position_ids": family.position_rows(positions) if family else _plain_rows(positions),
+        "position_ids": _position_ids(positions, family),
         **extras,
         "logits_to_keep": targets.position,
         "labels": targets.token[None],
@@ -137,7 +137,11 @@ def _concatenate(name: str, values: list[Array]) -> Array:
         ) from error
 
 
-def _plain_rows(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _position_ids(
+    positions: npt.NDArray[np.int64], family: CollateFamily | None
+) -> npt.NDArray[np.int64]:
+    if family is not None:
+        return family.position_ids(positions)
     return positions if len(positions) == 1 else positions[:, None]
 
 

@@ -32,7 +32,7 @@ class Targets(NamedTuple):
     counts: Int64
 
 
-class Row:
+class RowLayout:
     """Flat views of several trees in one row.
 
     Args:
@@ -98,12 +98,12 @@ class Row:
             return None
         if len(axes) > 1:
             raise BatchError(f"trees of one row have root_positions on {sorted(axes)} axes")
-        rows = np.zeros((axes.pop(), self.total), np.int64)
+        positions = np.zeros((axes.pop(), self.total), np.int64)
         for tree, start in zip(self.trees, self.starts, strict=True):
             n = len(tree.tokens)
             own = tree.root_positions
-            rows[:, start : start + n] = np.arange(n) if own is None else own
-        return rows
+            positions[:, start : start + n] = np.arange(n) if own is None else own
+        return positions
 
     def targets(self, mask: TreeMask) -> Targets:
         """Everything that is trained on: node by node, token by token, a node's end last."""
@@ -165,7 +165,7 @@ def check_mask(tree: MessageTree, bidirectional: str) -> None:
     Raises:
         TreeError: it says which node or run is wrong.
     """
-    Row([tree]).mask(bidirectional)
+    RowLayout([tree]).mask(bidirectional)
 
 
 def _checked(trees: Iterable[MessageTree]) -> list[MessageTree]:

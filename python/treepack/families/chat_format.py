@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treepack.errors import FamilyError
-from treepack.sources.records.conversation import Turn
+from treepack.sources.records.base import Turn
 from treepack.tree import IGNORE
 
 
@@ -71,7 +71,7 @@ class ChatWriter:
     """Turns conversations into tokens and labels.
 
     What people and models say is data: a special token spelt out in it stays ordinary text, so
-    that no row can forge an image or the end of a turn.
+    that nothing said can forge an image or the end of a turn.
 
     Args:
         tokenizer: Hugging Face tokenizer.
@@ -128,7 +128,7 @@ class ChatWriter:
             tokens.extend(ids)
             labels.extend(ids if is_trained else [IGNORE] * len(ids))
 
-        for place, (question, answer) in enumerate(turns):
+        for place, (question, answer, *_) in enumerate(turns):
             if place:
                 write([self.end], is_trained=True)
                 write(self.markup(self.chat.separator))

@@ -89,7 +89,7 @@ class Qwen3VL(Family):
                 )
         return super().collate(trees, total)
 
-    def position_rows(self, positions: Int64) -> Int64:
+    def position_ids(self, positions: Int64) -> Int64:
         """Position ids int64 ``[4, 1, total]``: the place in the row, then time, height, width."""
         total = positions.shape[1]
         rope = np.broadcast_to(positions, (3, total))

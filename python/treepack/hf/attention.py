@@ -98,7 +98,7 @@ def tree_attention_forward(
     Example:
         >>> import torch, treepack as tp
         >>> mask = tp.TreeMask.from_nodes([2, 1, 1], [-1, 0, 0])
-        >>> x = torch.ones(1, 2, 4, 8)  # batch, heads, row, head size
+        >>> x = torch.ones(1, 2, 4, 8)  # batch, heads, tokens, head size
         >>> out, _ = tree_attention_forward(torch.nn.Identity(), x, x, x, None, treepack=mask)
         >>> out.shape
         torch.Size([1, 4, 2, 8])

@@ -30,7 +30,7 @@ def weighted_loss(
     with the logits of ``logits_to_keep`` alone.
 
     Args:
-        logits: float ``[1, L, vocab]``, one row for each target.
+        logits: float ``[1, L, vocab]``, those that predict each target.
         labels: not used; the targets are aligned already and arrive as ``shift_labels``.
         vocab_size: not used; the last axis of ``logits`` says it.
         loss_weights: float ``[1, L]``. FSDP2 rounds them with everything else that enters a model
@@ -68,7 +68,7 @@ def weighted_loss(
         )
     if logits.shape[-2] != shift_labels.numel():
         raise BatchError(
-            f"{logits.shape[-2]} rows of logits for {shift_labels.numel()} targets; "
+            f"{logits.shape[-2]} logits for {shift_labels.numel()} targets; "
             "the batch lost 'logits_to_keep', pass it whole as model(**batch)"
         )
     scores = logits.reshape(-1, logits.shape[-1])

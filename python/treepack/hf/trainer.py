@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,7 +81,6 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         try:
             return super().train(*arguments, **options)
         finally:
-            # The trainer keeps it, and garbage collection would wait for its processes.
             if self.callback_handler.train_dataloader is not None:
                 self.callback_handler.train_dataloader.close()
 
@@ -158,14 +157,23 @@ class TrainingSteps:
 
     def __init__(self, trainer: PackedTrainer) -> None:
         self.trainer = trainer
+        self._iteration: Generator[tuple[list[PackedBatch], float], None, None] | None = None
 
     def __iter__(self) -> Iterator[tuple[list[PackedBatch], float]]:
-        """Yield the packs of each step, and the sum of their loss weights over all ranks.
+        """The packs of each step, and the sum of their loss weights over all ranks.
 
-        Raises:
-            DatasetError: the training data is no `PackedDataset`.
-            StateError: the checkpoint to resume from has no state of the data.
+        The first step raises ``DatasetError`` where the training data is no `PackedDataset`, and
+        ``StateError`` where the checkpoint to resume from has no state of the data.
         """
+        self._iteration = self._steps()
+        return self._iteration
+
+    def close(self) -> None:
+        """End the processes of the loader: garbage collection would wait for them."""
+        if self._iteration is not None:
+            self._iteration.close()
+
+    def _steps(self) -> Generator[tuple[list[PackedBatch], float], None, None]:
         trainer = self.trainer
         data = _packed(trainer.train_dataset, "train_dataset")
         saved, step = trainer.state.stateful_callbacks.get("treepack"), trainer.state.global_step

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from treepack.errors import DataError, DatasetError
-from treepack.sources.records.conversation import (
-    KINDS,
-    Medium,
-    Record,
-    Turn,
-    parse_json,
-    parse_record,
-)
+from treepack.sources.records.base import KINDS, Medium, Record, Turn
+from treepack.sources.records.conversation import parse_json, parse_record
 from treepack.tree import example_name
 
 __all__ = [
@@ -36,8 +32,10 @@ class Conversations:
     """One example: its media, and every conversation that is held about them.
 
     Args:
-        branches: the conversations, each one branch: its turns ``(question, answer)``, in order.
-        media: images and videos ``(kind, value)``, in the order in which the model sees them.
+        branches: the conversations, each one branch: its turns ``(question, answer)``, in order, or
+            ``(question, answer, weight)``.
+        media: images and videos ``(kind, value)`` or ``(kind, value, options)``, in the order in
+            which the model sees them.
         texts: what stands before each of the media in every conversation; all empty by default.
         system: instruction that precedes everything.
         key: name of the example.
@@ -90,7 +88,7 @@ def _turns(branch: Any, name: str) -> tuple[Turn, ...]:
     is_listed = isinstance(branch, Iterable) and not isinstance(branch, str)
     turns = tuple(branch) if is_listed else (branch,)
     for turn in turns:
-        if not (_is_pair(turn) and all(isinstance(text, str) for text in turn)):
+        if not _is_turn(turn):
             raise DataError(
                 f"{name}: a turn must be a question and an answer, two texts, got {turn!r:.80}; "
                 "branches is a list of conversations, each a list of turns: [[(question, answer)]]"
@@ -99,7 +97,7 @@ def _turns(branch: Any, name: str) -> tuple[Turn, ...]:
 
 
 def _medium(medium: Any, name: str) -> Medium:
-    if not (_is_pair(medium) and isinstance(medium[0], str) and medium[0] in KINDS):
+    if not _is_medium(medium):
         raise DataError(
             f"{name}: a medium must be (kind, value), got {medium!r:.80}; media is a list of "
             '("image", value) and ("video", value)'
@@ -107,8 +105,20 @@ def _medium(medium: Any, name: str) -> Medium:
     return Medium(*medium)
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2
+def _is_turn(value: Any) -> bool:
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        return False
+    question, answer, *weight = value
+    weighs = all(isinstance(w, Real) and 0 <= float(w) < math.inf for w in weight)
+    return isinstance(question, str) and isinstance(answer, str) and weighs
+
+
+def _is_medium(value: Any) -> bool:
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        return False
+    kind, _, *options = value
+    has_names = all(option is None or isinstance(option, Mapping) for option in options)
+    return isinstance(kind, str) and kind in KINDS and has_names
 
 
 def group_conversations(
@@ -299,6 +309,6 @@ def merge_records(records: Sequence[Record], name: str) -> Conversations:
 
 
 def _text_behind_media(record: Record) -> tuple[Turn, ...]:
-    question, answer = record.turns[0]
-    text = "\n".join(part for part in (*record.texts, question) if part)
-    return (Turn(text, answer), *record.turns[1:])
+    first = record.turns[0]
+    text = "\n".join(part for part in (*record.texts, first.question) if part)
+    return (first._replace(question=text), *record.turns[1:])

@@ -93,9 +93,9 @@ class Contents:
         """The node's text in pieces, each with whether it is trained on; no image tokens."""
         if self.tokenizer is None or self.ids is None:
             return []
-        rows = np.arange(node.start, node.end)
-        rows = rows[~self.images[rows]]
-        pieces = np.split(rows, np.flatnonzero(np.diff(self.trained[rows])) + 1)
+        places = np.arange(node.start, node.end)
+        places = places[~self.images[places]]
+        pieces = np.split(places, np.flatnonzero(np.diff(self.trained[places])) + 1)
         return [
             (self.tokenizer.decode(self.ids[piece].tolist()), bool(self.trained[piece[0]]))
             for piece in pieces

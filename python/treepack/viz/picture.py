@@ -28,7 +28,7 @@ Bytes = npt.NDArray[np.uint8]
 def mask_picture(mask: TreeMask, size: int = 512) -> Bytes:
     """Sample which query (down) sees which key (across), coloured by example and kind.
 
-    It looks at ``size`` rows and columns at most: a long row costs no more than a short one.
+    It looks at ``size`` queries and keys at most: a long row costs no more than a short one.
 
     Args:
         mask: the row.
@@ -48,23 +48,23 @@ def mask_picture(mask: TreeMask, size: int = 512) -> Bytes:
     """
     side = min(size, mask.total)
     at = (np.arange(side) + 0.5) * (mask.total / side)
-    rows = at.astype(np.int64)
-    query, key = rows[:, None], rows[None]
+    positions = at.astype(np.int64)
+    query, key = positions[:, None], positions[None]
     visible = (
-        (mask.key_lo[rows][None] <= query)
-        & (query < mask.key_end[rows][None])
-        & (key <= mask.query_hi[rows][:, None])
+        (mask.key_lo[positions][None] <= query)
+        & (query < mask.key_end[positions][None])
+        & (key <= mask.query_hi[positions][:, None])
     )
-    node = node_of(mask, rows)
+    node = node_of(mask, positions)
     kind = np.where(key > query, 2, node[:, None] != node[None])
     hue = mask.node_example[node] % len(HUES)
     return np.where(visible, 1 + 3 * hue[:, None] + kind, 0).astype(np.uint8)
 
 
-def node_of(mask: TreeMask, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def node_of(mask: TreeMask, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The node that holds each row position; for padding, the last node."""
     # Of nodes that start at one position only the last can have tokens.
-    return np.searchsorted(mask.node_start, rows, "right") - 1
+    return np.searchsorted(mask.node_start, positions, "right") - 1
 
 
 def tint(colour: str, share: float) -> tuple[int, int, int]:

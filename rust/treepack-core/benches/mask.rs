@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, Criterion};
-use treepack_core::tree::{Bidirectional, ImageRun, TargetNodes, TreeMask};
+use treepack_core::mask::{Bidirectional, ImageRun, TargetNodes, TreeMask};
 
 const TOTAL: i64 = 16_384;
 const EXAMPLES: i64 = 4;

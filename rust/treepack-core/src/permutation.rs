@@ -30,7 +30,7 @@ pub const fn epoch_key(seed: u64, epoch: u64) -> u64 {
 
 /// The item at `position` of the permutation of `0..n` that `key` selects.
 ///
-/// Constant memory; expected fewer than four Feistel passes. `position >= n` returns `position`.
+/// Constant memory; expected fewer than four iterations of the rounds. `position >= n` returns `position`.
 ///
 /// ```
 /// use treepack_core::permutation::permute;

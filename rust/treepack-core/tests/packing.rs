@@ -117,10 +117,10 @@ proptest! {
 }
 
 #[test]
-fn a_cost_that_no_pack_holds_is_refused_and_changes_nothing() {
+fn a_cost_that_no_pack_holds_is_rejected_and_changes_nothing() {
     let mut packer = Packer::new(named(&[10, 4]), Settings::default()).unwrap();
     packer.push("a", &[3, 1]).unwrap();
-    let refused = [
+    let rejected = [
         (
             vec![11, 1],
             PackError::Oversize {
@@ -132,14 +132,14 @@ fn a_cost_that_no_pack_holds_is_refused_and_changes_nothing() {
         (vec![0, 0], PackError::CostZero("b0, b1".into())),
         (vec![1], PackError::CostCount { got: 1, want: 2 }),
     ];
-    for (cost, error) in refused {
+    for (cost, error) in rejected {
         assert_eq!(packer.push("b", &cost), Err(error));
         assert_eq!((packer.len(), packer.counters().pushed), (1, 1));
     }
 }
 
 #[test]
-fn budgets_and_settings_out_of_range_are_refused() {
+fn budgets_and_settings_out_of_range_are_rejected() {
     let error = |budgets: Vec<(String, u64)>| Budgets::new(budgets).unwrap_err();
     assert_eq!(error(vec![]), PackError::NoBudgets);
     assert_eq!(error(named(&[1; 65])), PackError::ManyBudgets(65));

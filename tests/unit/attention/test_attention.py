@@ -1,4 +1,4 @@
-"""What attention refuses, and how a plan travels."""
+"""What attention rejects, and how a plan travels."""
 
 import pickle
 from types import SimpleNamespace
@@ -21,38 +21,38 @@ def mask():
     return tp.TreeMask.from_nodes(*ROOT_AND_TWO, total=14)
 
 
-def rows(total=14, heads=4, key_heads=2, size=8, dtype=torch.float64):
+def tensors(total=14, heads=4, key_heads=2, size=8, dtype=torch.float64):
     return [torch.randn(total, h, size, dtype=dtype) for h in (heads, key_heads, key_heads)]
 
 
 @pytest.mark.parametrize(
-    ("tensors", "says"),
+    ("given", "says"),
     [
-        (rows(total=13), ["13 rows", "the mask 14"]),
-        (rows(heads=5), ["5 query heads", "2 key heads"]),
-        ([rows()[0][None], *rows()[1:]], ["(1, 14, 4, 8)"]),
-        ([rows(total=15)[0], *rows()[1:]], ["15", "14", "KV cache"]),
-        ([*rows()[:2], rows(size=16)[2]], ["(14, 2, 8)", "(14, 2, 16)"]),
-        ([*rows()[:2], rows(dtype=torch.float32)[2]], ["float32", "float64", "cast"]),
-        ([x.to("meta") for x in rows()], ["cpu", "meta", ".to("]),
-        ([x.int() for x in rows()], ["int32", "float16"]),
+        (tensors(total=13), ["13 tokens", "the mask 14"]),
+        (tensors(heads=5), ["5 query heads", "2 key heads"]),
+        ([tensors()[0][None], *tensors()[1:]], ["(1, 14, 4, 8)"]),
+        ([tensors(total=15)[0], *tensors()[1:]], ["15", "14", "KV cache"]),
+        ([*tensors()[:2], tensors(size=16)[2]], ["(14, 2, 8)", "(14, 2, 16)"]),
+        ([*tensors()[:2], tensors(dtype=torch.float32)[2]], ["float32", "float64", "cast"]),
+        ([x.to("meta") for x in tensors()], ["cpu", "meta", ".to("]),
+        ([x.int() for x in tensors()], ["int32", "float16"]),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(mask, tensors, says):
+def test_tensors_that_do_not_fit_are_rejected(mask, given, says):
     plan = TreePlan.from_mask(mask)
     with pytest.raises(AttentionError) as error:
-        tp.tree_attention(*tensors, plan)
+        tp.tree_attention(*given, plan)
     assert all(part in str(error.value) for part in says)
 
 
-def test_what_is_no_mask_is_refused():
+def test_what_is_no_mask_is_rejected():
     with pytest.raises(AttentionError, match="ndarray"):
-        tp.tree_attention(*rows(), np.ones((14, 14), bool))
+        tp.tree_attention(*tensors(), np.ones((14, 14), bool))
 
 
 def test_an_unknown_backend_names_those_there_are(mask):
     with pytest.raises(AttentionError, match=r"'cub'.*'cpu', 'cuda', .*'flex'"):
-        tp.tree_attention(*rows(), mask, backend="cub")
+        tp.tree_attention(*tensors(), mask, backend="cub")
 
 
 def on_gpu(dtype=torch.bfloat16, size=64):
@@ -73,7 +73,7 @@ def test_the_cuda_backend_names_what_its_kernel_does_not_take(q, says):
         backends.load("cuda").check(q)
 
 
-def test_old_gpus_are_refused(monkeypatch):
+def test_old_gpus_are_rejected(monkeypatch):
     cuda = backends.load("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Turing")
@@ -113,7 +113,7 @@ def test_fa4_wants_a_torch_that_knows_its_kernels(monkeypatch):
 
 def test_the_backward_runs_no_other_kernels_than_the_forward(mask, monkeypatch):
     fake_flash.install(monkeypatch)
-    q, k, v = (x.requires_grad_() for x in rows())
+    q, k, v = (x.requires_grad_() for x in tensors())
     out = tp.tree_attention(q, k, v, mask, backend="cuda").sum()
     monkeypatch.setattr(backends.load("cuda"), "check", lambda q: implementations.require(None))
     monkeypatch.setattr(implementations, "active", lambda: "FA3")
@@ -123,10 +123,10 @@ def test_the_backward_runs_no_other_kernels_than_the_forward(mask, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_autocast_does_not_reach_into_the_kernels(mask, backend):
-    tensors = [x.bfloat16() for x in rows()]
-    plain = tp.tree_attention(*tensors, mask, backend=backend)
+    halves = [x.bfloat16() for x in tensors()]
+    plain = tp.tree_attention(*halves, mask, backend=backend)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(tp.tree_attention(*tensors, mask, backend=backend), plain)
+        assert torch.equal(tp.tree_attention(*halves, mask, backend=backend), plain)
 
 
 def test_without_a_c_compiler_torch_merges(monkeypatch):
@@ -136,7 +136,7 @@ def test_without_a_c_compiler_torch_merges(monkeypatch):
     merge.merge_on.cache_clear()
 
 
-def test_a_torch_with_another_log_sum_exp_layout_is_refused(mask, monkeypatch):
+def test_a_torch_with_another_log_sum_exp_layout_is_rejected(mask, monkeypatch):
     cuda = backends.load("cuda")
 
     def padded(*args, **keywords):
@@ -146,7 +146,7 @@ def test_a_torch_with_another_log_sum_exp_layout_is_refused(mask, monkeypatch):
     monkeypatch.setattr(cuda, "check", lambda q: None)
     monkeypatch.setattr(cuda, "flash_forward", padded)
     with pytest.raises(AttentionError, match=r"\(1, 4, 13\)"):
-        tp.tree_attention(*rows(), mask, backend="cuda")
+        tp.tree_attention(*tensors(), mask, backend="cuda")
 
 
 @pytest.mark.parametrize(("name", "package"), implementations.PACKAGES.items())
@@ -199,13 +199,13 @@ def test_windows_are_passed_only_where_needed(monkeypatch, backend, windows):
         monkeypatch.setattr(backends.load("cuda"), name, noted(getattr(fake_flash, name)))
     runs = [[0, 2, 0], [3, 6, 0]]
     mask = tp.TreeMask.from_nodes(*ROOT_AND_TWO, runs, "image_tokens", 14)
-    q, k, v = (x.requires_grad_() for x in rows())
+    q, k, v = (x.requires_grad_() for x in tensors())
     tp.tree_attention(q, k, v, mask, backend=backend).sum().backward()
     assert given == windows | {(None, None)}
 
 
 def test_every_carrier_of_the_mask_gives_the_same(mask):
-    q, k, v = rows()
+    q, k, v = tensors()
     plan = TreePlan.from_mask(mask)
     batch_entry = SimpleNamespace(plan=plan)
     outs = [tp.tree_attention(q, k, v, carrier) for carrier in (mask, plan, batch_entry)]
@@ -217,7 +217,7 @@ def test_a_plan_survives_pickling_without_tensors_in_the_pickle(mask):
     _, arguments = plan.__reduce__()
     assert not any(isinstance(argument, torch.Tensor) for argument in arguments)
     copy = pickle.loads(pickle.dumps(plan))
-    assert torch.equal(copy.plan, plan.plan)
+    assert torch.equal(copy.entries, plan.entries)
     assert torch.equal(copy.host, plan.host)
     assert (copy.total, copy.longest) == (plan.total, plan.longest) == (14, 10)
 
@@ -225,14 +225,14 @@ def test_a_plan_survives_pickling_without_tensors_in_the_pickle(mask):
 def test_moving_a_plan_leaves_its_host_table_and_the_original(mask):
     plan = TreePlan.from_mask(mask)
     moved = plan.to("meta")
-    assert moved.plan.device.type == "meta"
+    assert moved.device.type == "meta"
     assert moved.host is plan.host
-    assert plan.plan.device.type == "cpu"
+    assert plan.device.type == "cpu"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_gives_the_dtype_of_the_region(mask, dtype):
-    q, k, v = rows(dtype=torch.float32)
+    q, k, v = tensors(dtype=torch.float32)
     mixed = (q.requires_grad_(), k.to(torch.bfloat16), v)
     with torch.autocast("cpu", dtype):
         out = tp.tree_attention(*mixed, mask)
@@ -247,22 +247,22 @@ def test_the_operators_keep_their_promises_to_the_compiler(mode):
     runs = [[0, 2, 0], [3, 6, 0], [6, 9, 1]]
     mask = tp.TreeMask.from_nodes(*ROOT_AND_TWO, runs, mode, 14)
     plan = TreePlan.from_mask(mask)
-    q, k, v = (x.requires_grad_() for x in rows())
-    torch.library.opcheck(attn_fwd, (q, k, v, plan.plan, plan.host, 0.3, "cpu"))
+    q, k, v = (x.requires_grad_() for x in tensors())
+    torch.library.opcheck(attn_fwd, (q, k, v, plan.entries, plan.host, 0.3, "cpu"))
     q, k, v = (x.detach() for x in (q, k, v))
-    out, lse = attn_fwd(q, k, v, plan.plan, plan.host, 0.3, "cpu")
+    out, lse = attn_fwd(q, k, v, plan.entries, plan.host, 0.3, "cpu")
     grad = torch.ones(1, 1, 1, dtype=torch.float64).expand(out.shape)
     torch.library.opcheck(
         attn_bwd,
-        (grad, q, k, v, out, lse, plan.plan, plan.host, 0.3, "cpu"),
+        (grad, q, k, v, out, lse, plan.entries, plan.host, 0.3, "cpu"),
         test_utils=("test_schema", "test_faketensor"),
     )
 
 
 def test_the_log_sum_exp_of_padding_is_infinite_and_has_no_gradient(mask):
     plan = TreePlan.from_mask(mask)
-    q, k, v = (x.requires_grad_() for x in rows())
-    _, lse = attn_fwd(q, k, v, plan.plan, plan.host, 0.3, "cpu")
+    q, k, v = (x.requires_grad_() for x in tensors())
+    _, lse = attn_fwd(q, k, v, plan.entries, plan.host, 0.3, "cpu")
     assert lse.isposinf().any(0).tolist() == [False] * 13 + [True]
     assert not lse.requires_grad
 
@@ -293,7 +293,7 @@ class Layer(torch.nn.Module):
 
 
 def call(mask, total=14, layer=None, **options):
-    q, k, v = (x.transpose(0, 1)[None] for x in rows(total))
+    q, k, v = (x.transpose(0, 1)[None] for x in tensors(total))
     arguments = {"attention_mask": None, "treepack": mask, **options}
     query = arguments.pop("query", q)
     return tree_attention_forward(layer or Layer(), query, k, v, **arguments)
@@ -311,7 +311,7 @@ def vision_tower():
         ({"treepack": None}, ["Layer of layer 3", "model(**batch)", "remove_unused_columns=False"]),
         ({"query": torch.zeros(2, 4, 14, 8)}, ["batch of 2", "batch_size=None"]),
         ({"query": torch.zeros(1, 4, 1, 8)}, ["1 queries and 14 keys", "use_cache=False"]),
-        ({"total": 15}, ["15 rows", "mask 14"]),
+        ({"total": 15}, ["15 tokens", "mask 14"]),
         ({"is_causal": False}, ["not causal", "text_config"]),
         ({"layer": vision_tower()}, ["not causal", "text_config"]),
         ({"dropout": 0.1}, ["0.1", "attention_dropout"]),
@@ -327,11 +327,11 @@ def test_transformers_gets_no_silent_fallback(mask, options, says):
     assert all(part in str(error.value) for part in says)
 
 
-def test_a_plan_without_the_window_is_refused(mask):
+def test_a_plan_without_the_window_is_rejected(mask):
     plan = TreePlan.from_mask(mask)
     with pytest.raises(AttentionError, match=r"window of 9 tokens.*longest path has 10"):
-        tp.tree_attention(*rows(), plan, window=9)
-    assert tp.tree_attention(*rows(), plan, window=10).shape == (14, 4, 8)
+        tp.tree_attention(*tensors(), plan, window=9)
+    assert tp.tree_attention(*tensors(), plan, window=10).shape == (14, 4, 8)
 
 
 def test_a_plan_left_on_another_device_names_the_way(mask):
@@ -339,8 +339,8 @@ def test_a_plan_left_on_another_device_names_the_way(mask):
         call(TreePlan.from_mask(mask).to("meta"))
 
 
-def test_transformers_gets_the_same_rows_back(mask):
-    q, k, v = rows()
+def test_transformers_gets_the_same_tensors_back(mask):
+    q, k, v = tensors()
     heads_first = [x.transpose(0, 1)[None] for x in (q, k, v)]
     for window in (None, 10, 14, 4096):
         out, weights = tree_attention_forward(

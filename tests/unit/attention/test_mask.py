@@ -1,4 +1,4 @@
-"""What `TreeMask` accepts and refuses, and that its objects behave."""
+"""What `TreeMask` accepts and rejects, and that its objects behave."""
 
 import copy
 import gc
@@ -18,8 +18,8 @@ def build(lengths=LENGTHS, parents=PARENTS, runs=None, mode="none", total=TOTAL)
     return tp.TreeMask.from_nodes(lengths, parents, runs, mode, total)
 
 
-def refused(*words, **row):
-    """The row is refused with a message that says each of the words."""
+def rejected(*words, **row):
+    """The row is rejected with a message that says each of the words."""
     with pytest.raises(TreeError) as caught:
         build(**row)
     for word in words:
@@ -30,104 +30,104 @@ def refused(*words, **row):
 
 
 def test_lengths_and_parents_of_different_length():
-    refused("3 lengths", "2 parents", parents=[-1, 0])
+    rejected("3 lengths", "2 parents", parents=[-1, 0])
 
 
 def test_no_nodes():
-    refused("at least one node", lengths=[], parents=[], total=None)
+    rejected("at least one node", lengths=[], parents=[], total=None)
 
 
 def test_negative_length():
-    refused("node 1", "-4", lengths=[6, -4, 3])
+    rejected("node 1", "-4", lengths=[6, -4, 3])
 
 
 def test_empty_root():
-    refused("node 0", "at least one", lengths=[0, 4, 3])
+    rejected("node 0", "at least one", lengths=[0, 4, 3])
 
 
 def test_parent_below_minus_one():
-    refused("node 1", "parent -2", "-1", parents=[-1, -2, 0])
+    rejected("node 1", "parent -2", "-1", parents=[-1, -2, 0])
 
 
 def test_parent_after_child():
-    refused("node 1", "parent 2", "before", parents=[-1, 2, 0])
+    rejected("node 1", "parent 2", "before", parents=[-1, 2, 0])
 
 
 def test_parent_is_the_node_itself():
-    refused("node 1", "parent 1", parents=[-1, 1, 0])
+    rejected("node 1", "parent 1", parents=[-1, 1, 0])
 
 
 def test_first_node_is_not_a_root():
-    refused("node 0", "parent 0", parents=[0, 0, 0])
+    rejected("node 0", "parent 0", parents=[0, 0, 0])
 
 
 def test_not_preorder():
-    refused("node 3", "parent 1", "depth first", lengths=[6, 4, 3, 2], parents=[-1, 0, 0, 1])
+    rejected("node 3", "parent 1", "depth first", lengths=[6, 4, 3, 2], parents=[-1, 0, 0, 1])
 
 
 def test_node_of_an_earlier_example():
-    refused("node 2", "parent 0", "depth first", parents=[-1, -1, 0])
+    rejected("node 2", "parent 0", "depth first", parents=[-1, -1, 0])
 
 
 def test_total_too_small():
-    refused("13 tokens", "total is 12", "raise total", total=12)
+    rejected("13 tokens", "total is 12", "raise total", total=12)
 
 
 def test_row_too_long_for_int32():
-    refused("2147483648", "2147483647", "split", lengths=[2**31 - 1, 1, 0], total=None)
+    rejected("2147483648", "2147483647", "split", lengths=[2**31 - 1, 1, 0], total=None)
 
 
 def test_total_too_long_for_int32():
-    refused("2147483648", "2147483647", total=2**31)
+    rejected("2147483648", "2147483647", total=2**31)
 
 
 def test_sum_of_lengths_beyond_int64():
-    refused("2147483647", lengths=[2**62, 2**62, 2**62])
+    rejected("2147483647", lengths=[2**62, 2**62, 2**62])
 
 
 # Image runs
 
 
 def test_empty_run():
-    refused("run 1", "[4, 4)", runs=[[0, 2, 0], [4, 4, 1]])
+    rejected("run 1", "[4, 4)", runs=[[0, 2, 0], [4, 4, 1]])
 
 
 def test_backward_run():
-    refused("run 0", "[4, 2)", runs=[[4, 2, 0]])
+    rejected("run 0", "[4, 2)", runs=[[4, 2, 0]])
 
 
 def test_run_before_the_row():
-    refused("run 0", "[-1, 2)", "14 tokens", runs=[[-1, 2, 0]])
+    rejected("run 0", "[-1, 2)", "14 tokens", runs=[[-1, 2, 0]])
 
 
 def test_run_beyond_the_row():
-    refused("run 0", "[3, 15)", "14 tokens", runs=[[3, 15, 0]])
+    rejected("run 0", "[3, 15)", "14 tokens", runs=[[3, 15, 0]])
 
 
 def test_run_in_the_padding():
-    refused("run 0", "[12, 14)", "13", runs=[[12, 14, 0]])
+    rejected("run 0", "[12, 14)", "13", runs=[[12, 14, 0]])
 
 
 def test_run_across_nodes():
-    refused("run 0", "[5, 7)", "node 0 ends at 6", runs=[[5, 7, 0]])
+    rejected("run 0", "[5, 7)", "node 0 ends at 6", runs=[[5, 7, 0]])
 
 
 def test_unsorted_runs():
-    refused("run 1", "starts at 1", "sort", runs=[[3, 4, 0], [1, 2, 1]])
+    rejected("run 1", "starts at 1", "sort", runs=[[3, 4, 0], [1, 2, 1]])
 
 
 def test_overlapping_runs():
-    refused("run 1", "starts at 2", "ends at 3", runs=[[1, 3, 0], [2, 4, 1]])
+    rejected("run 1", "starts at 2", "ends at 3", runs=[[1, 3, 0], [2, 4, 1]])
 
 
 @pytest.mark.parametrize("mode", ["none", "image_tokens", "within_image"])
 def test_one_image_in_two_nodes(mode):
-    refused("image 5", "node 0", "node 1", runs=[[0, 2, 5], [6, 8, 5]], mode=mode)
+    rejected("image 5", "node 0", "node 1", runs=[[0, 2, 5], [6, 8, 5]], mode=mode)
 
 
 def test_interleaved_images():
     runs = [[0, 1, 8], [1, 2, 9], [2, 3, 8], [3, 4, 9]]
-    refused("image 9", "image 8", "run 3", runs=runs, mode="within_image")
+    rejected("image 9", "image 8", "run 3", runs=runs, mode="within_image")
 
 
 def test_modes_that_do_not_group_ignore_interleaving():
@@ -137,12 +137,12 @@ def test_modes_that_do_not_group_ignore_interleaving():
 
 
 def test_runs_are_checked_even_where_they_are_ignored():
-    refused("run 0", runs=[[5, 7, 0]], mode="none")
+    rejected("run 0", runs=[[5, 7, 0]], mode="none")
 
 
 @pytest.mark.parametrize("mode", ["causal", "NONE", "", None, 3])
 def test_unknown_mode(mode):
-    refused(str(mode), "image_tokens", "within_image", mode=mode)
+    rejected(str(mode), "image_tokens", "within_image", mode=mode)
 
 
 # Types and shapes
@@ -153,31 +153,31 @@ def test_unknown_mode(mode):
 def test_wrong_dtype(name, dtype):
     row = {"lengths": LENGTHS, "parents": PARENTS, "runs": [[0, 2, 0]]}
     row[name] = np.zeros_like(row[name]).astype(dtype)
-    refused(dtype, "must be integers", **row)
+    rejected(dtype, "must be integers", **row)
 
 
 @pytest.mark.parametrize("value", [[1.5], ["1"], [None], [2**70], [[1], [1, 2]], "1", {1: 2}])
 def test_things_that_are_not_integers(value):
-    refused("lengths", lengths=value, parents=[-1], total=None)
+    rejected("lengths", lengths=value, parents=[-1], total=None)
 
 
 @pytest.mark.parametrize("value", [3, [[1]], np.ones((1, 1), int)])
 def test_wrong_number_of_axes(value):
-    refused("lengths", "shape", "[n]", lengths=value, parents=[-1], total=None)
+    rejected("lengths", "shape", "[n]", lengths=value, parents=[-1], total=None)
 
 
 @pytest.mark.parametrize("runs", [[0, 2, 0], [[0, 2]], np.zeros((0, 2), int), 7])
 def test_wrong_shape_of_runs(runs):
-    refused("image_runs", "[n, 3]", runs=runs)
+    rejected("image_runs", "[n, 3]", runs=runs)
 
 
 def test_unsigned_beyond_int64():
-    refused("lengths", "int64", lengths=np.array([2**63, 4, 3], np.uint64))
+    rejected("lengths", "int64", lengths=np.array([2**63, 4, 3], np.uint64))
 
 
 @pytest.mark.parametrize("total", [14.0, "14", True, np.True_, 2**64, [14]])
 def test_total_that_is_not_an_integer(total):
-    refused("total must be an integer", total=total)
+    rejected("total must be an integer", total=total)
 
 
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", ">i4", ">i8", "u1", "u4", "u8"])

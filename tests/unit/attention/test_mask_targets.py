@@ -1,4 +1,4 @@
-"""Which row position predicts which token, and what `TreeMask.targets` refuses."""
+"""Which row position predicts which token, and what `TreeMask.targets` rejects."""
 
 import pytest
 import treepack as tp
@@ -12,7 +12,7 @@ def targets(nodes=(1,), labels=(1, 2, 3, 4), weights=(1, 1, 1, 1), ends=(9,), en
     return [array.tolist() for array in MASK.targets(*map(list, arrays))]
 
 
-def refused_targets(*words, **given):
+def rejected_targets(*words, **given):
     with pytest.raises(TreeError) as caught:
         targets(**given)
     for word in words:
@@ -21,34 +21,34 @@ def refused_targets(*words, **given):
 
 @pytest.mark.parametrize("node", [-1, 3])
 def test_target_node_out_of_range(node):
-    refused_targets("nodes[0]", str(node), "0 to 2", nodes=[node])
+    rejected_targets("nodes[0]", str(node), "0 to 2", nodes=[node])
 
 
 @pytest.mark.parametrize("nodes", [[1, 1], [2, 1]])
 def test_target_nodes_not_increasing(nodes):
-    refused_targets("nodes[1]", "increasing", nodes=nodes, ends=[9, 9], end_weights=[1, 1])
+    rejected_targets("nodes[1]", "increasing", nodes=nodes, ends=[9, 9], end_weights=[1, 1])
 
 
 def test_labels_of_another_length():
-    refused_targets("labels has 3", "expected 4", labels=[1, 2, 3])
+    rejected_targets("labels has 3", "expected 4", labels=[1, 2, 3])
 
 
 def test_weights_of_another_length():
-    refused_targets("weights has 3", "expected 4", weights=[1, 1, 1])
+    rejected_targets("weights has 3", "expected 4", weights=[1, 1, 1])
 
 
 def test_end_targets_of_another_length():
-    refused_targets("end_targets has 2", "expected 1", ends=[9, 9])
+    rejected_targets("end_targets has 2", "expected 1", ends=[9, 9])
 
 
 def test_end_weights_of_another_length():
-    refused_targets("end_weights has 0", "expected 1", end_weights=[])
+    rejected_targets("end_weights has 0", "expected 1", end_weights=[])
 
 
 def test_targets_of_another_dtype():
-    refused_targets("labels must be integers, got float64", labels=[1.0, 2, 3, 4])
-    refused_targets("weights must be real numbers, got bool", weights=[True] * 4)
-    refused_targets("end_weights must be real numbers", end_weights=["1"])
+    rejected_targets("labels must be integers, got float64", labels=[1.0, 2, 3, 4])
+    rejected_targets("weights must be real numbers, got bool", weights=[True] * 4)
+    rejected_targets("end_weights must be real numbers", end_weights=["1"])
 
 
 def test_targets_of_no_nodes():

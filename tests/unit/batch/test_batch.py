@@ -82,7 +82,7 @@ def same(one, other):
             assert value.dtype == other[name].dtype
             assert torch.equal(value, other[name])
     assert one["treepack"].mask == other["treepack"].mask
-    assert torch.equal(one["treepack"].plan.plan, other["treepack"].plan.plan)
+    assert torch.equal(one["treepack"].plan.entries, other["treepack"].plan.entries)
     assert torch.equal(one["treepack"].plan.host, other["treepack"].plan.host)
     assert one["treepack"].stats == other["treepack"].stats
     for name in ("target_node", "target_example"):
@@ -112,7 +112,7 @@ def test_trees_may_come_from_anywhere():
 
 
 def test_windows_are_a_list():
-    with pytest.raises(BatchError, match=r"windows is 4.*treepack\.hf\.windows\(model\)"):
+    with pytest.raises(BatchError, match=r"sliding_windows is 4.*hf\.sliding_windows\(model\)"):
         make_batch(sliding_windows=4)
 
 
@@ -213,7 +213,7 @@ def test_to_moves_the_plan_and_casts_inputs_but_not_weights():
         batch.to("cpu", True)
     meta = batch.to("meta")
     assert meta["input_ids"].is_meta
-    assert meta["treepack"].plan.plan.is_meta
+    assert meta["treepack"].plan.entries.is_meta
     assert not meta["treepack"].plan.host.is_meta
 
 
@@ -241,7 +241,12 @@ def test_a_batch_moves_as_a_tensor_does(positional, named):
     tensor = batch["pixels"].to(*positional, **named) if positional or named else batch["pixels"]
     assert (moved["pixels"].device, moved["pixels"].dtype) == (tensor.device, tensor.dtype)
     row = moved["treepack"]
-    for part in (moved["input_ids"], moved["loss_weights"], row.plan.plan, row.plan_for(2).plan):
+    for part in (
+        moved["input_ids"],
+        moved["loss_weights"],
+        row.plan.entries,
+        row.plan_for(2).entries,
+    ):
         assert part.device == tensor.device
     assert moved["loss_weights"].dtype == torch.float32
     assert type(moved) is tp.PackedBatch
@@ -303,7 +308,7 @@ def attend_with(backend, **options):
 def test_a_graph_without_its_plan_says_where_plans_are_made(backend):
     attend, _ = attend_with(backend, fullgraph=True)
     row, x = window_row(9), torch.randn(15, 2, 16)
-    says = "window of 3 tokens.*" + (r"blocks_for\(3\)" if backend else r"treepack\.hf\.windows")
+    says = "window of 3 tokens.*" + (r"blocks_for\(3\)" if backend else r"hf\.sliding_windows")
     with pytest.raises(Exception, match=says) as caught:
         attend(x, row)
     assert "AttentionError" in str(caught.value)

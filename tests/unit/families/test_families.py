@@ -385,12 +385,12 @@ def test_qwen_takes_the_place_in_the_row_and_three_axes():
     family = find("qwen3_vl")
     three = np.arange(12).reshape(3, 4)
     for given, rope in ((three, three), (three[:1], three[[0, 0, 0]])):
-        rows = family.position_rows(given)
+        rows = family.position_ids(given)
         assert rows.shape == (4, 1, 4)
         assert rows[0, 0].tolist() == [0, 1, 2, 3]
         assert rows[1:, 0].tolist() == rope.tolist()
 
 
 def test_conversations_are_what_a_family_takes():
-    with pytest.raises(errors.DataError, match="takes Conversations or conversation rows, got str"):
+    with pytest.raises(errors.DataError, match="Conversations or conversation records, got str"):
         find("molmo2").measure("cat.jpg")

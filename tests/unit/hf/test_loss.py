@@ -14,8 +14,8 @@ TARGETS = torch.tensor([[3, 0, -100, 6]])
 WEIGHTS = torch.tensor([[1.0, 0.5, 9.0, 2.0]])
 
 
-def by_hand(divisor=None):
-    scores = LOGITS[0].log_softmax(-1)
+def by_hand(divisor=None, logits=LOGITS):
+    scores = logits[0] - logits[0].exp().sum(-1, keepdim=True).log()
     total = -sum(
         w * scores[i, t]
         for i, (t, w) in enumerate(zip(TARGETS[0].tolist(), WEIGHTS[0].tolist(), strict=True))
@@ -31,16 +31,30 @@ def loss(**options):
 
 def test_it_is_the_weighted_mean_of_the_cross_entropies():
     torch.testing.assert_close(loss(), by_hand())
+    torch.testing.assert_close(loss(loss_weights=WEIGHTS / 100), by_hand())
 
 
 def test_a_divisor_over_all_ranks_may_be_given():
-    torch.testing.assert_close(loss(num_items_in_batch=20.0), by_hand(20.0))
+    for divisor in (20.0, 0.25):
+        torch.testing.assert_close(loss(num_items_in_batch=divisor), by_hand(divisor))
     torch.testing.assert_close(loss(num_items_in_batch=torch.tensor(20.0)), by_hand(20.0))
 
 
-def test_it_is_exact_in_half_precision_sums():
-    half = tp.hf.weighted_loss(LOGITS.bfloat16(), loss_weights=WEIGHTS, shift_labels=TARGETS)
-    assert half.dtype == torch.float32
+@pytest.mark.parametrize(
+    ("dtype", "result", "error"),
+    [
+        (torch.float64, torch.float64, 1e-14),
+        (torch.float32, torch.float32, 1e-6),
+        (torch.bfloat16, torch.float32, 1e-6),
+        (torch.float16, torch.float32, 1e-6),
+    ],
+)
+def test_it_is_exact_and_half_precision_is_summed_in_single(dtype, result, error):
+    logits = LOGITS.to(dtype)
+    found = tp.hf.weighted_loss(logits, loss_weights=WEIGHTS, shift_labels=TARGETS)
+    assert found.dtype == result
+    # The logits as they were rounded, in float64: only what the loss itself rounds is left.
+    torch.testing.assert_close(found.double(), by_hand(logits=logits.double()), rtol=error, atol=0)
 
 
 def test_a_row_without_weights_has_loss_zero_and_zero_gradients():
@@ -63,7 +77,7 @@ def test_plain_labels_are_an_error_that_says_the_way_back():
 
 
 def test_a_batch_that_lost_its_positions_is_an_error():
-    with pytest.raises(BatchError, match=r"4 rows of logits for 2 targets.*logits_to_keep"):
+    with pytest.raises(BatchError, match=r"4 logits for 2 targets.*logits_to_keep"):
         loss(shift_labels=TARGETS[:, :2])
 
 

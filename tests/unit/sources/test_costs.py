@@ -94,7 +94,7 @@ def test_a_table_that_makes_no_sense_is_rejected(make, says):
 
 def test_a_table_of_another_length_or_for_an_iterable_is_rejected():
     costs = tp.costs.CostTable({"tokens": TOKENS, "crops": CROPS})
-    with pytest.raises(errors.DatasetError, match="40 rows and the source 41"):
+    with pytest.raises(errors.DatasetError, match="40 entries and the source 41"):
         tp.PackedDataset(Trees(41), costs=costs, budgets=BUDGETS)
     with pytest.raises(errors.DatasetError, match="__len__"):
         tp.PackedDataset(_Iterable(), costs=costs, budgets=BUDGETS)

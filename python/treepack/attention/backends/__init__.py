@@ -19,14 +19,14 @@ from treepack.attention.plan import Call
 from treepack.errors import AttentionError
 
 WITHOUT_GAPS = frozenset({"fa3", "fa4"})
-"""Backends whose kernels get no empty segments: some wait on them for ever, none promises zeros."""
+"""Backends whose kernels get no empty segments: some hang on them, none promises zeros."""
 
 
 class Backend(Protocol):
-    """What the executor needs; tensors hold the rows of one call."""
+    """What the executor needs; tensors hold the tokens of one call."""
 
     def check(self, q: Tensor) -> None:
-        """Refuse a device, dtype or head size that the kernels cannot serve."""
+        """Reject a device, dtype or head size that the kernels do not support."""
 
     def forward(
         self, call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from treepack.attention.plan import REV, REV_GATHERED, SELF, WINDOW, Call
+from treepack.attention.plan import ANTI_CAUSAL, ANTI_CAUSAL_GATHERED, SELF, WINDOW, Call
 from treepack.errors import AttentionError
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-CAUSAL = (SELF, REV, REV_GATHERED)
+CAUSAL = (SELF, ANTI_CAUSAL, ANTI_CAUSAL_GATHERED)
 
 flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def check(q: Tensor) -> None:
-    """Refuse what the CPU kernel does not know."""
+    """Reject what the CPU kernel does not know."""
     if q.device.type != "cpu" or q.dtype not in DTYPES:
         known = ", ".join(str(dtype) for dtype in DTYPES)
         raise AttentionError(f"the cpu backend takes {known} on the CPU, got {q.dtype} {q.device}")
@@ -36,11 +36,13 @@ def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     out = q.new_zeros(q.shape)
     lse = q.new_full((q.shape[1], q.shape[0]), -torch.inf, dtype=dtype)
-    for rows, keys in _blocks(call):
-        inputs = (_heads_first(call, x) for x in (q[rows], k[keys], v[keys]))
-        part, part_lse = flash_forward(*inputs, 0.0, **_visible(call, q, rows, keys), scale=scale)
-        out[rows] = _rows_first(call, part)
-        lse[:, rows] = _turn(call, part_lse[0], 1)
+    for queries, keys in _blocks(call):
+        inputs = (_heads_first(call, x) for x in (q[queries], k[keys], v[keys]))
+        part, part_lse = flash_forward(
+            *inputs, 0.0, **_visible(call, q, queries, keys), scale=scale
+        )
+        out[queries] = _tokens_first(call, part)
+        lse[:, queries] = _turn(call, part_lse[0], 1)
     return out, lse
 
 
@@ -56,37 +58,37 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one call."""
     dq, dk, dv = (x.new_zeros(x.shape) for x in (q, k, v))
-    for rows, keys in _blocks(call):
-        inputs = (grad_out[rows], q[rows], k[keys], v[keys], out[rows])
+    for queries, keys in _blocks(call):
+        inputs = (grad_out[queries], q[queries], k[keys], v[keys], out[queries])
         parts = flash_backward(
             *(_heads_first(call, x) for x in inputs),
-            _turn(call, lse[:, rows], 1)[None],
+            _turn(call, lse[:, queries], 1)[None],
             0.0,
-            **_visible(call, q, rows, keys),
+            **_visible(call, q, queries, keys),
             scale=scale,
         )
-        for grad, at, part in zip((dq, dk, dv), (rows, keys, keys), parts, strict=True):
-            grad[at] += _rows_first(call, part)
+        for grad, at, part in zip((dq, dk, dv), (queries, keys, keys), parts, strict=True):
+            grad[at] += _tokens_first(call, part)
     return dq, dk, dv
 
 
 def _blocks(call: Call) -> Iterator[tuple[slice, slice]]:
     """Queries and keys of each kernel call; the keys end with the last one that is seen."""
-    for rows, keys in _segments(call):
+    for queries, keys in _segments(call):
         if call.kind != WINDOW:
-            yield rows, keys
+            yield queries, keys
             continue
-        shift = keys.stop - rows.stop
-        for start in range(rows.start, rows.stop, call.window):
-            stop = min(start + call.window, rows.stop)
+        shift = keys.stop - queries.stop
+        for start in range(queries.start, queries.stop, call.window):
+            stop = min(start + call.window, queries.stop)
             first = max(keys.start, start + shift - call.window + 1)
             yield slice(start, stop), slice(first, stop + shift)
 
 
-def _visible(call: Call, q: Tensor, rows: slice, keys: slice) -> dict[str, Any]:
+def _visible(call: Call, q: Tensor, queries: slice, keys: slice) -> dict[str, Any]:
     if call.kind != WINDOW:
         return {"is_causal": call.kind in CAUSAL}
-    n_q, n_k = rows.stop - rows.start, keys.stop - keys.start
+    n_q, n_k = queries.stop - queries.start, keys.stop - keys.start
     seen = torch.ones(n_q, n_k, dtype=torch.bool).tril(n_k - n_q)
     seen = seen.triu(n_k - n_q - call.window + 1)
     return {
@@ -105,12 +107,12 @@ def _segments(call: Call) -> Iterator[tuple[slice, slice]]:
 
 def _turn(call: Call, x: Tensor, axis: int) -> Tensor:
     # The kernel has no anti-causal mode; backwards, anti-causal is causal.
-    return x.flip(axis) if call.kind in (REV, REV_GATHERED) else x
+    return x.flip(axis) if call.kind in (ANTI_CAUSAL, ANTI_CAUSAL_GATHERED) else x
 
 
 def _heads_first(call: Call, x: Tensor) -> Tensor:
     return _turn(call, x, 0).transpose(0, 1)[None]
 
 
-def _rows_first(call: Call, x: Tensor) -> Tensor:
+def _tokens_first(call: Call, x: Tensor) -> Tensor:
     return _turn(call, x[0].transpose(0, 1), 0)

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from treepack.attention import implementations
-from treepack.attention.plan import REV, REV_GATHERED, SELF, WINDOW, Call
+from treepack.attention.plan import ANTI_CAUSAL, ANTI_CAUSAL_GATHERED, SELF, WINDOW, Call
 from treepack.errors import AttentionError
 
 DTYPES = (torch.float16, torch.bfloat16)
 HEAD_SIZE_MAX, HEAD_SIZE_STEP = 256, 8
 
 SCRATCH = 2**29
-"""Bytes that the backward of one call may take for its segments, beside those for its rows."""
+"""Bytes that the backward of one call may take for its segments, beside those for its tokens."""
 
-SCRATCH_ROWS = 128
-"""Rows of float32 that the kernel adds for each segment."""
+SCRATCH_TOKENS = 128
+"""Tokens of float32 that the kernel adds for each segment."""
 
 LAUNCH = 2**16 - 1
 """Segments that one launch takes, by the limits of its grid."""
@@ -29,13 +29,13 @@ flash_backward = torch.ops.aten._flash_attention_backward
 
 
 def check(q: Tensor) -> None:
-    """Refuse what the kernel does not know, and another one in its place."""
+    """Reject what the kernel does not know, and another one in its place."""
     check_input(q)
     implementations.require(None)
 
 
 def check_input(q: Tensor) -> None:
-    """Refuse what FlashAttention does not know in any version."""
+    """Reject what FlashAttention does not know in any version."""
     if q.device.type != "cuda":
         raise AttentionError(f"the cuda backend takes tensors on a GPU, got {q.device}")
     if q.dtype not in DTYPES:
@@ -53,7 +53,7 @@ def check_input(q: Tensor) -> None:
 
 @functools.cache
 def check_device(device: torch.device, majors: tuple[int, ...] = ()) -> None:
-    """Refuse a GPU that has no FlashAttention kernel, or not for one of these generations."""
+    """Reject a GPU that has no FlashAttention kernel, or not for one of these generations."""
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0) or (majors and capability[0] not in majors):
         needed = " or ".join(f"{major}.x" for major in majors) or "8.0, Ampere, or later"
@@ -92,7 +92,7 @@ def _forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple
     if lse.shape != (q.shape[1], q.shape[0]):
         raise AttentionError(
             f"this torch ({torch.__version__}) gives a log-sum-exp of shape {tuple(lse.shape)} for "
-            f"{q.shape[0]} rows and {q.shape[1]} heads; the merge needs [heads, rows]"
+            f"{q.shape[0]} tokens and {q.shape[1]} heads; the merge needs [heads, tokens]"
         )
     return out, lse
 
@@ -119,7 +119,7 @@ def backward(
 
 
 def _most_segments(q: Tensor) -> int:
-    bytes_each = SCRATCH_ROWS * q.shape[1] * q.shape[2] * 4
+    bytes_each = SCRATCH_TOKENS * q.shape[1] * q.shape[2] * 4
     return min(LAUNCH, max(1, SCRATCH // int(bytes_each)))
 
 
@@ -133,9 +133,11 @@ def _pieces(call: Call, most: int) -> list[Call]:
 
 
 def _put(x: Tensor, part: Tensor, cu: Tensor) -> Tensor:
-    """Rows of a piece in their place; what a launch leaves out it does not write."""
-    row = torch.arange(len(x), device=x.device)
-    return torch.where(((row >= cu[0]) & (row < cu[-1])).view(-1, *[1] * (x.dim() - 1)), part, x)
+    """What a piece gives, in its place; a launch does not write what it leaves out."""
+    token = torch.arange(len(x), device=x.device)
+    return torch.where(
+        ((token >= cu[0]) & (token < cu[-1])).view(-1, *[1] * (x.dim() - 1)), part, x
+    )
 
 
 def _backward(call: Call, scale: float, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +163,7 @@ def _segments(call: Call) -> tuple[Tensor, Tensor, int, int]:
 
 def _window(call: Call) -> dict[str, Any]:
     # Only where needed: with some kernels any window, even an open one, is an error.
-    if call.kind in (REV, REV_GATHERED):
+    if call.kind in (ANTI_CAUSAL, ANTI_CAUSAL_GATHERED):
         return {"window_size_left": 0, "window_size_right": -1}
     if call.kind == WINDOW:
         return {"window_size_left": call.window - 1, "window_size_right": 0}

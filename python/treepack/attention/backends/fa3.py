@@ -1,6 +1,6 @@
 """FlashAttention 3, for Hopper, where its package is installed.
 
-Its plan has no empty segments: on those its backward may wait for ever.
+Its plan has no empty segments: on those its backward may hang.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAJORS = (9,)
 
 
 def check(q: Tensor) -> None:
-    """Refuse what the kernel does not know; torch then runs it for every attention."""
+    """Reject what the kernel does not know; torch then runs it for every attention."""
     cuda.check_input(q)
     cuda.check_device(q.device, MAJORS)
     implementations.require("FA3")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from treepack.attention import implementations
 from treepack.attention.backends import cuda
-from treepack.attention.plan import REV, REV_GATHERED, SELF, Call
+from treepack.attention.plan import ANTI_CAUSAL, ANTI_CAUSAL_GATHERED, SELF, Call
 from treepack.errors import AttentionError
 
 MAJORS = (9, 10)
@@ -20,7 +20,7 @@ TORCH = (2, 15)
 
 
 def check(q: Tensor) -> None:
-    """Refuse what the kernel does not know; torch then runs it for every attention."""
+    """Reject what the kernel does not know; torch then runs it for every attention."""
     cuda.check_input(q)
     cuda.check_device(q.device, MAJORS)
     found = tuple(map(int, torch.__version__.split(".")[:2]))
@@ -60,10 +60,10 @@ def backward(
 
 
 def _is_turned(call: Call) -> bool:
-    return call.kind in (REV, REV_GATHERED)
+    return call.kind in (ANTI_CAUSAL, ANTI_CAUSAL_GATHERED)
 
 
 def _turn(call: Call) -> Call:
-    """The call for rows in the opposite order."""
+    """The call for tokens in the opposite order."""
     cu_q, cu_k = ((cu[-1:] - cu).flip(0) for cu in (call.cu_q, call.cu_k))
     return call._replace(kind=SELF, cu_q=cu_q, cu_k=cu_k)

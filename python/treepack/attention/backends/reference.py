@@ -1,4 +1,4 @@
-"""The slow truth: every call as a dense masked softmax, on any device, in float32 or better."""
+"""The definition: every call as a dense masked softmax, on any device, in float32 or better."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from treepack.attention.plan import CROSS, SELF, WINDOW, Call
 
 
 def check(q: Tensor) -> None:
-    """Everything is fine here, but memory is quadratic in the row."""
+    """Everything is supported here, but memory is quadratic in the row."""
 
 
 def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def _scores(call: Call, q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 
 def _softmax(scores: Tensor, lse: Tensor) -> Tensor:
-    # A row without keys has an infinite lse of either sign: it must give zeros, not inf - inf.
+    # A query without keys has an infinite lse of either sign: it must give zeros, not inf - inf.
     return (scores - lse.masked_fill(lse.isinf(), 0.0)[..., None]).exp()
 
 
@@ -66,10 +66,10 @@ def _visible(call: Call, n_q: int, n_k: int) -> Tensor:
 
 
 def _places(cu: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The segment of each row and its place in it."""
-    row = torch.arange(n, device=cu.device)
-    segment = torch.searchsorted(cu, row, right=True) - 1
-    return segment, row - cu[segment]
+    """The segment of each token and its place in it."""
+    token = torch.arange(n, device=cu.device)
+    segment = torch.searchsorted(cu, token, right=True) - 1
+    return segment, token - cu[segment]
 
 
 def _wide(x: Tensor) -> Tensor:

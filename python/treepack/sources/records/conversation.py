@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from treepack.errors import DataError
+from treepack.sources.records.base import KINDS, Medium, Record, Turn
 from treepack.tree import example_name
 
 SPEAKERS = {
@@ -19,42 +20,7 @@ SPEAKERS = {
     "assistant": "assistant",
     "system": "system",
 }
-KINDS = ("image", "video")
 PLACEHOLDER = re.compile(r"<(image|video)>")
-
-
-class Medium(NamedTuple):
-    """An image or a video of an example.
-
-    Attributes:
-        kind: ``"image"`` or ``"video"``.
-        value: path of the file, a PIL image, or a uint8 array ``[H, W, C]`` (``[T, H, W, 3]``).
-    """
-
-    kind: str
-    value: Any
-
-
-class Turn(NamedTuple):
-    """What the user says and what the model should answer."""
-
-    question: str
-    answer: str
-
-
-class Record(NamedTuple):
-    """A record that has been read and found sound."""
-
-    key: str | None
-    media: tuple[Medium, ...]
-    texts: tuple[str, ...]
-    turns: tuple[Turn, ...]
-    system: str
-
-    @property
-    def group(self) -> Any:
-        """What records of one tree have in common."""
-        return self.system, tuple((m.kind, _identity(m.value)) for m in self.media)
 
 
 def parse_record(raw: Any, name: str, folder: Path) -> Record:
@@ -152,10 +118,6 @@ def _listed(value: Any) -> list[Any]:
     if value is None or (isinstance(value, str) and not value):
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _identity(value: Any) -> Any:
-    return value if isinstance(value, str) else id(value)
 
 
 def _turn_list(record: Mapping[str, Any], name: str) -> list[Any]:

@@ -1,8 +1,9 @@
-//! The capacities of a pack and the one gate through which costs come in.
+//! The capacities of a pack, and the one check that every cost passes.
 
 use super::PackError;
 
-/// Largest budget; prices are scaled integers that would lose their low bits above it.
+/// Largest budget; prices are scaled integers that lose their low bits above it (see
+/// `select/prices.rs`).
 pub const MAX_BUDGET: u64 = 1 << 31;
 
 /// Most budgets of a packer.

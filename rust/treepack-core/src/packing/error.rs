@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// Why a packer refused.
+/// Why a packer rejected budgets, a setting, a cost or a state.
 ///
 /// The messages about a cost begin with a verb: the caller, who knows the key, puts the name of the
 /// example in front.

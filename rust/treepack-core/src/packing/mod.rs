@@ -1,8 +1,8 @@
 //! From a stream of keys and costs to packs that fill a row.
 //!
 //! A [`Packer`] holds a small pool of examples in order of arrival. When the pool is full, an
-//! arrival lets one pack go: the examples that together fill every budget best. Nobody waits more
-//! than `pool_size - 1` packs, no pack exceeds a budget, and nothing is lost.
+//! arrival lets one pack go: the examples that together fill every budget best. No example waits
+//! longer than `pool_size - 1` packs, no pack exceeds a budget, and none is lost.
 //!
 //! ```
 //! use treepack_core::packing::{Packer, Settings};

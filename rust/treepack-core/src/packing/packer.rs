@@ -4,13 +4,13 @@ use super::pool::Pool;
 use super::select::{Outcome, Selector};
 use super::{Budgets, PackError, Search, Solver};
 
-/// Largest pool; sums of scaled sizes stay inside 64 bits up to here.
+/// Largest pool; sums of scaled sizes stay inside 64 bits up to here (see `select/prices.rs`).
 pub const MAX_POOL: usize = 1 << 15;
 
 /// What to do with an example that is larger than a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Oversize {
-    /// Refuse it with an error.
+    /// Reject it with an error.
     #[default]
     Raise,
     /// Count it and go on.
@@ -96,7 +96,7 @@ pub struct Counters {
     pub alone: u64,
 }
 
-/// Everything a packer needs to go on as if nothing had happened.
+/// Everything that a packer needs to go on as if it had never stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State<K> {
     /// Keys in the pool, oldest first.
@@ -203,7 +203,7 @@ impl<K> Packer<K> {
     /// Adds an example and lets at most one pack go.
     ///
     /// # Errors
-    /// What [`Self::check`] refuses; the packer is then as before.
+    /// What [`Self::check`] rejects; the packer is then as before.
     pub fn push(&mut self, key: K, cost: &[u64]) -> Result<Option<Pack<K>>, PackError> {
         self.check(cost)?;
         if !self.budgets.holds(cost) {
@@ -270,7 +270,7 @@ impl<K> Packer<K> {
 }
 
 impl<K> Packer<K> {
-    /// Goes on from a state; the packer is unchanged if it is refused.
+    /// Goes on from a state; the packer is unchanged if it is rejected.
     ///
     /// # Errors
     /// Lists of unequal length, more examples than the pool holds, a cost that no pack could hold,
@@ -289,31 +289,31 @@ impl<K> Packer<K> {
     }
 
     fn check_state(&self, state: &State<K>) -> Result<(), PackError> {
-        let refuse = |text: String| Err(PackError::State(text));
+        let reject = |text: String| Err(PackError::State(text));
         let (n, width) = (state.keys.len(), self.budgets.sizes().len());
         let (arrivals, costs) = (state.arrivals.len(), state.costs.len());
         if arrivals != n || costs != n * width {
-            return refuse(format!(
+            return reject(format!(
                 "the state has {n} keys, {arrivals} arrivals and {costs} costs for {width} budgets"
             ));
         }
         if n >= self.settings.pool_size {
             let size = self.settings.pool_size;
-            return refuse(format!(
+            return reject(format!(
                 "the state holds {n} examples; between arrivals a pool of {size} holds fewer"
             ));
         }
         for (i, cost) in state.costs.chunks_exact(width).enumerate() {
             if let Err(error) = self.budgets.check(cost) {
-                return refuse(format!("example number {i} of the state {error}"));
+                return reject(format!("example number {i} of the state {error}"));
             }
         }
-        // What keeps every wait bounded must hold for the restored pool too.
+        // The invariant that bounds every wait must hold for the restored pool too.
         let (now, last) = (state.counters.packs, self.settings.pool_size as u64 - 1);
         for (i, &arrival) in state.arrivals.iter().enumerate() {
             let sorted = i == 0 || state.arrivals[i - 1] <= arrival;
             if !sorted || arrival > now || now - arrival + i as u64 > last {
-                return refuse(format!(
+                return reject(format!(
                     "example number {i} of the state arrived at pack {arrival}, which no packer \
                      with pool_size {size} leaves after {now} packs",
                     size = last + 1

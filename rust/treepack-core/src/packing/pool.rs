@@ -7,6 +7,7 @@ pub(super) struct Pool<K> {
     keys: Vec<K>,
     arrivals: Vec<u64>,
     costs: Vec<u64>,
+    /// Largest share that each takes of any budget, Q10: in 1/1024.
     shares: Vec<u64>,
 }
 
@@ -19,7 +20,7 @@ pub(super) struct View<'a> {
     pub costs: &'a [u64],
     /// Packs that had been emitted when each item arrived, `[n]`.
     pub arrivals: &'a [u64],
-    /// Largest share that each item takes of any budget, in 1/1024, `[n]`.
+    /// Largest share that each item takes of any budget, Q10, `[n]`.
     pub shares: &'a [u64],
     /// Packs emitted so far.
     pub now: u64,

@@ -2,7 +2,7 @@
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArray};
 use pyo3::prelude::*;
-use treepack_core::tree::{self, Bidirectional, ImageRun};
+use treepack_core::mask::{self, Bidirectional, ImageRun};
 
 use crate::convert::{integers, matrix};
 use crate::errors::TreeError;
@@ -17,16 +17,16 @@ pub type Parts<'py> = (
 );
 
 /// The arguments of a mask.
-pub fn of<'py>(py: Python<'py>, mask: &tree::TreeMask) -> PyResult<Parts<'py>> {
+pub fn of<'py>(py: Python<'py>, mask: &mask::TreeMask) -> PyResult<Parts<'py>> {
     let nodes = mask.nodes();
     let bounds = nodes.start.iter().zip(&nodes.end);
     let lengths: Vec<i32> = bounds.map(|(start, end)| end - start).collect();
     let runs = mask.groups().in_order();
-    let rows = runs.iter().flat_map(|run| [run.start, run.end, run.image]);
+    let entries = runs.iter().flat_map(|run| [run.start, run.end, run.image]);
     Ok((
         lengths.into_pyarray(py),
         PyArray1::from_slice(py, &nodes.parent),
-        matrix(py, [runs.len(), 3], rows.collect())?,
+        matrix(py, [runs.len(), 3], entries.collect())?,
         mask.bidirectional().name(),
         mask.total(),
     ))
@@ -51,18 +51,18 @@ pub fn image_runs(runs: &Bound<'_, PyAny>) -> PyResult<Vec<ImageRun>> {
         return Ok(Vec::new());
     }
     let runs = integers("image_runs", runs, &[None, Some(3)])?;
-    let rows = runs.as_slice()?.chunks_exact(3);
-    Ok(rows
-        .map(|row| ImageRun {
-            start: row[0],
-            end: row[1],
-            image: row[2],
+    let entries = runs.as_slice()?.chunks_exact(3);
+    Ok(entries
+        .map(|entry| ImageRun {
+            start: entry[0],
+            end: entry[1],
+            image: entry[2],
         })
         .collect())
 }
 
 // By value, so that it can stand in `map_err`.
 #[allow(clippy::needless_pass_by_value)]
-pub fn raise(error: tree::TreeError) -> PyErr {
+pub fn raise(error: mask::TreeError) -> PyErr {
     TreeError::new_err(error.to_string())
 }

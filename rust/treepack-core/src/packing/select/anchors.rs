@@ -1,7 +1,7 @@
 //! Bin completion from several anchors: which start of a pack wastes least.
 
 use super::super::pool::View;
-use super::complete::{Completion, Item};
+use super::completion::{Completion, Item};
 use super::prices::{premiums, Prices};
 use super::sizes::{fits, padded, subtract, Sizes};
 use super::{Outcome, Search, Select};
@@ -10,7 +10,7 @@ use super::{Outcome, Search, Select};
 const LEAST_STEPS: u32 = 64;
 
 /// The default solver: completes a pack around the oldest item and around the hardest ones, and
-/// takes the one that leaves least of the dear budgets empty.
+/// takes the one that leaves least of the scarce budgets empty.
 #[derive(Debug, Clone)]
 pub(super) struct Anchors<const W: usize> {
     search: Search,
@@ -20,6 +20,7 @@ pub(super) struct Anchors<const W: usize> {
     prices: Prices<W>,
     /// Sizes of the pool, oldest first.
     sizes: Vec<Sizes<W>>,
+    /// Premium of each of them, Q8.
     premiums: Vec<u64>,
     /// Sort keys of the items, largest first.
     order: Vec<(u64, usize)>,
@@ -72,6 +73,7 @@ impl<const W: usize> Anchors<W> {
         for &(_, index) in &self.order {
             let size = self.sizes[index];
             let premium = self.premiums[index];
+            // Q36 to Q28, times Q8.
             let value = (self.prices.value(&size) >> 8) * premium;
             self.items.push(Item {
                 index,
@@ -142,7 +144,7 @@ impl<const W: usize> Select for Anchors<W> {
                 least = Some(loss);
                 marked.copy_from_slice(&self.trial);
             }
-            if loss == 0 || self.prices.dear_is_full(&rest) {
+            if loss == 0 || self.prices.scarce_is_full(&rest) {
                 break;
             }
         }
@@ -152,7 +154,7 @@ impl<const W: usize> Select for Anchors<W> {
 /// Whether every item that a pack leaves behind can still go in time.
 ///
 /// An item at position `i` of the pool needs at most `i + 1` more packs, since the oldest can
-/// always be served; so it must not have waited longer than `pool_size - 1 - i` by then.
+/// always go next; so it must not have waited longer than `pool_size - 1 - i` by then.
 fn leaves_time(view: &View<'_>, marked: &[bool]) -> bool {
     if marked[0] {
         return true;

@@ -1,7 +1,10 @@
 //! Which items of the pool make the next pack.
+//!
+//! The algorithm, with what was tried and given up, is described in `docs/reference/packing.md`;
+//! `treepack/_reference/packing.py` is all of it in plain Python.
 
 mod anchors;
-mod complete;
+mod completion;
 mod first_fit;
 mod prices;
 mod sizes;
@@ -27,9 +30,10 @@ pub struct Search {
     pub anchors: u32,
     /// Steps of the search over all anchors of a pack.
     pub steps: u32,
-    /// How much more a large item is worth than small ones of the same sum, in 1/1024.
+    /// How much more an item that fills a budget is worth than small ones of the same sum, in 1/256.
     pub gamma: u32,
-    /// How fast an item gains worth as it waits.
+    /// How much more an item is worth once it has waited `pool_size` packs, in 3/1024; it gains
+    /// steadily and at most 1/4.
     pub age: u32,
 }
 
@@ -121,7 +125,7 @@ fn fills_a_budget(view: &View<'_>, marked: &[bool]) -> bool {
         .any(|(&sum, &budget)| budget - sum <= tolerance(budget))
 }
 
-/// A budget with no more than this left counts as full.
+/// A budget with no more than this left counts as full, in units of the budget.
 const fn tolerance(budget: u64) -> u64 {
     budget / 4096
 }

@@ -1,20 +1,18 @@
 //! The mask in blocks: which are empty, which partly and which wholly visible.
 
-use super::error::TreeError;
-use super::int::int32;
-use super::vectors::MaskVectors;
-use super::TreeMask;
+use crate::mask::int::{index, int32};
+use crate::mask::{MaskVectors, TreeError, TreeMask};
 
 /// For each block of one side, in increasing order, some blocks of the other.
 ///
-/// Row `i` of `indices` begins with `counts[i]` block numbers; what follows is 0.
+/// The list of block `i` is `indices[i * width..][..counts[i]]`; what follows it is 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockTable {
-    /// Blocks listed in each row.
+    /// How many blocks each list has.
     pub counts: Vec<i32>,
     /// Their numbers, `[counts.len(), width]`.
     pub indices: Vec<i32>,
-    /// Entries of a row.
+    /// Entries from one list to the next.
     pub width: usize,
 }
 
@@ -43,8 +41,9 @@ struct Bounds {
     hi: (i32, i32),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+/// What share of the pairs of a block is visible: none, some or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Visible {
     Empty,
     Partial,
     Full,
@@ -76,10 +75,10 @@ impl TreeMask {
         for (q, query) in queries.iter().enumerate() {
             let seen = keys.iter().take_while(|key| key.start <= query.hi.1);
             for (k, key) in seen.enumerate() {
-                let (of_q, of_k) = match kind(query, key) {
-                    Kind::Empty => continue,
-                    Kind::Partial => (&mut lists.kv_partial, &mut lists.q_partial),
-                    Kind::Full => (&mut lists.kv_full, &mut lists.q_full),
+                let (of_q, of_k) = match visible(query, key) {
+                    Visible::Empty => continue,
+                    Visible::Partial => (&mut lists.kv_partial, &mut lists.q_partial),
+                    Visible::Full => (&mut lists.kv_full, &mut lists.q_full),
                 };
                 of_q.push(q, k);
                 of_k.push(k, q);
@@ -90,18 +89,18 @@ impl TreeMask {
 }
 
 impl BlockTable {
-    fn new(rows: usize, width: usize) -> Self {
+    fn new(lists: usize, width: usize) -> Self {
         Self {
-            counts: vec![0; rows],
-            indices: vec![0; rows * width],
+            counts: vec![0; lists],
+            indices: vec![0; lists * width],
             width,
         }
     }
 
-    fn push(&mut self, row: usize, block: usize) {
-        let place = super::index(self.counts[row]);
-        self.indices[row * self.width + place] = int32(block);
-        self.counts[row] += 1;
+    fn push(&mut self, list: usize, block: usize) {
+        let place = index(self.counts[list]);
+        self.indices[list * self.width + place] = int32(block);
+        self.counts[list] += 1;
     }
 }
 
@@ -126,13 +125,13 @@ fn extremes(values: &[i32]) -> (i32, i32) {
 }
 
 /// Exact where full and empty are concerned: a block is full or empty iff all its pairs are.
-fn kind(query: &Bounds, key: &Bounds) -> Kind {
+fn visible(query: &Bounds, key: &Bounds) -> Visible {
     let is_empty = key.lo.0 >= query.end || key.key_end.1 <= query.start || query.hi.1 < key.start;
     let is_full =
         key.lo.1 <= query.start && key.key_end.0 >= query.end && query.hi.0 >= key.end - 1;
     match (is_empty, is_full) {
-        (true, _) => Kind::Empty,
-        (_, true) => Kind::Full,
-        _ => Kind::Partial,
+        (true, _) => Visible::Empty,
+        (_, true) => Visible::Full,
+        _ => Visible::Partial,
     }
 }

@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use treepack_core::packing::{Counters, Packer, State};
 
+use super::options::{OVERSIZE, SOLVER};
 use crate::errors::StateError;
-use crate::options::{OVERSIZE, SOLVER};
 
 type Key = Py<PyAny>;
 
@@ -25,14 +25,14 @@ pub fn counters(py: Python<'_>, counters: Counters) -> PyResult<Bound<'_, PyDict
 /// The state of `packer`, whose keys are given as Python objects.
 pub fn save(py: Python<'_>, packer: &Packer<Key>, keys: &[Key]) -> PyResult<Py<PyDict>> {
     let (arrivals, costs) = (packer.arrivals(), packer.costs());
-    let rows: Vec<&[u64]> = costs.chunks_exact(packer.budgets().sizes().len()).collect();
+    let costs: Vec<&[u64]> = costs.chunks_exact(packer.budgets().sizes().len()).collect();
     let dict = PyDict::new(py);
     dict.set_item("version", VERSION)?;
     dict.set_item("fingerprint", fingerprint(packer))?;
     dict.set_item("counters", counters(py, packer.counters())?)?;
     dict.set_item("keys", keys)?;
     dict.set_item("arrivals", arrivals)?;
-    dict.set_item("costs", rows)?;
+    dict.set_item("costs", costs)?;
     Ok(dict.unbind())
 }
 
@@ -51,9 +51,9 @@ pub fn load(state: &Bound<'_, PyAny>, packer: &Packer<Key>) -> PyResult<State<Ke
         )));
     }
     let counts: Bound<'_, PyAny> = field(state, "counters")?;
-    let rows: Vec<Vec<u64>> = field(state, "costs")?;
+    let costs: Vec<Vec<u64>> = field(state, "costs")?;
     let width = packer.budgets().sizes().len();
-    if rows.iter().any(|row| row.len() != width) {
+    if costs.iter().any(|cost| cost.len() != width) {
         return Err(StateError::new_err(format!(
             "a cost of the state has not {width} entries"
         )));
@@ -61,7 +61,7 @@ pub fn load(state: &Bound<'_, PyAny>, packer: &Packer<Key>) -> PyResult<State<Ke
     Ok(State {
         keys: field(state, "keys")?,
         arrivals: field(state, "arrivals")?,
-        costs: rows.concat(),
+        costs: costs.concat(),
         counters: Counters {
             pushed: field(&counts, "pushed")?,
             packs: field(&counts, "packs")?,

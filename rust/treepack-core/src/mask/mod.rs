@@ -1,29 +1,23 @@
-//! From node lengths and parents to the mask, the attention calls, the positions and the targets
-//! of a packed row.
+//! From node lengths and parents to the mask, the positions and the targets of a packed row.
 //!
 //! Tokens lie in preorder: each node's own tokens, then the subtrees of its children. A query sees
 //! a key iff both are of one example, the key's node is the query's node or an ancestor of it, and
 //! the key is not later, or both are image tokens of one group. See [`TreeMask`].
 
-mod blocks;
 mod error;
-mod groups;
-mod int;
+mod image_groups;
+mod image_runs;
+pub(crate) mod int;
 mod nodes;
-mod plan;
 mod positions;
-mod runs;
 mod targets;
 mod vectors;
-mod window;
 
-pub use blocks::{BlockLists, BlockTable};
 pub use error::TreeError;
-pub use groups::{Bidirectional, ImageGroups};
+pub use image_groups::{Bidirectional, ImageGroups};
+pub use image_runs::ImageRun;
 pub use nodes::NodeTable;
-pub use plan::Plan;
 pub use positions::RootPositions;
-pub use runs::ImageRun;
 pub use targets::{TargetNodes, Targets, IGNORE};
 pub use vectors::MaskVectors;
 
@@ -31,16 +25,17 @@ use int::{index, int32};
 
 /// The attention mask of one packed row, in memory proportional to its nodes and image runs.
 ///
-/// Everything else (vectors, plan, positions, targets) derives from it in time linear in the row.
+/// Everything else (vectors, positions, targets, attention calls) derives from it in time linear in
+/// the row.
 ///
 /// ```
-/// use treepack_core::tree::{Bidirectional, TreeMask};
+/// use treepack_core::mask::{Bidirectional, TreeMask};
 /// // A root of 6 tokens with branches of 4 and 3.
 /// let mask = TreeMask::from_nodes(&[6, 4, 3], &[-1, 0, 0], &[], Bidirectional::None, None)?;
 /// assert_eq!(mask.area(), 21 + 10 + 6 + 6 * 7);
 /// assert!(mask.visible(10, 5)?); // the second branch sees the root,
 /// assert!(!mask.visible(10, 9)?); // but not the first branch
-/// # Ok::<(), treepack_core::tree::TreeError>(())
+/// # Ok::<(), treepack_core::mask::TreeError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TreeMask {
@@ -51,7 +46,7 @@ pub struct TreeMask {
 }
 
 impl TreeMask {
-    /// Validates nodes and image runs: the one gate through which every row comes.
+    /// Validates nodes and image runs: the one check that every row passes.
     ///
     /// - `lengths`: own tokens of each node, in preorder. A root has at least one.
     /// - `parents`: index of each node's parent, -1 for a root, which begins a new example.

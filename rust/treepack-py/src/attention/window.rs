@@ -5,9 +5,10 @@
     reason = "docstrings for Python: Google style, with doctests"
 )]
 
-use numpy::{IntoPyArray, PyArray1};
+use numpy::PyArray1;
 use pyo3::prelude::*;
 
+use super::plan;
 use crate::convert::integer;
 use crate::errors::TreeError;
 use crate::mask::{raise, TreeMask};
@@ -18,28 +19,30 @@ type Ints<'py> = Bound<'py, PyArray1<i32>>;
 ///
 /// A query sees what it sees without a window, but nothing that is ``window`` or more tokens before
 /// it on its path; image tokens see ahead as before (as in Gemma 3). A window that holds every path
-/// gives ``mask.plan()``. Otherwise entry 3 of the host table is the window, and the first call is
-/// of kind 4: its queries are all rows, the keys of each segment are gathered, and a query sees the
-/// ``window`` keys that end at its own, where queries and keys of a segment end together.
+/// gives ``mask.plan()``. Otherwise one call of kind `WINDOW` takes the place of those of kind
+/// `SELF` and `CROSS`: its queries are all tokens, the keys of each segment are gathered.
 ///
 /// Args:
 ///     mask: a `TreeMask`.
-///     window: tokens that a query sees, itself included.
+///     window: tokens of its path that a query sees, itself included.
 ///
 /// Returns:
-///     Plan and host table int32, laid out as by `TreeMask.plan`.
+///     Entries int32 ``[P]`` and host table int32 ``[4 + 12 * n_calls]``, as from `TreeMask.plan`.
 ///
 /// Raises:
-///     TreeError: a window below 1.
+///     TreeError: a window below 1, or a plan of more entries than an int32 counts.
+///
+/// Source:
+///     The layout is drawn in docs/reference/plan.md.
 ///
 /// Example:
 ///     >>> import treepack as tp
 ///     >>> from treepack._core import window_plan
 ///     >>> mask = tp.TreeMask.from_nodes([3, 2, 2], [-1, 0, 0])
-///     >>> plan, host = window_plan(mask, 2)
+///     >>> entries, host = window_plan(mask, 2)
 ///     >>> host[:4].tolist(), host[4:12].tolist()
 ///     ([1, 7, 7, 2], [4, 0, 7, 0, 8, 2, 5, 5])
-///     >>> plan[host[15]:].tolist()  # the keys: a chain, then the end of the root and a branch
+///     >>> entries[host[15] :].tolist()  # keys: a chain, then the end of the root and a branch
 ///     [0, 1, 2, 3, 4, 2, 5, 6]
 #[pyfunction]
 fn window_plan<'py>(
@@ -55,10 +58,16 @@ fn window_plan<'py>(
     })?;
     let mask = &mask.get().0;
     let plan = py.detach(|| mask.window_plan(window)).map_err(raise)?;
-    Ok((plan.entries.into_pyarray(py), plan.host.into_pyarray(py)))
+    Ok(plan::arrays(py, plan))
 }
 
 /// Tokens of the longest path from a root to a leaf of a mask.
+///
+/// Args:
+///     mask: a `TreeMask`.
+///
+/// Returns:
+///     Tokens of the nodes on that path together; a window of so many changes nothing.
 ///
 /// Example:
 ///     >>> import treepack as tp

@@ -196,8 +196,8 @@ pub enum TreeError {
 
     /// A dense mask that does not fit into memory.
     #[error(
-        "the dense mask of {total} tokens takes {total} x {total} bytes, which this machine \
-         refuses; use the compressed vectors or the plan"
+        "the dense mask of {total} tokens takes {total} x {total} bytes, more than this machine \
+         gives; use the compressed vectors or the plan"
     )]
     DenseTooLarge { total: usize },
 

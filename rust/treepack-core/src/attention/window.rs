@@ -1,15 +1,16 @@
 //! The mask under a sliding window over path positions.
 
-use super::error::TreeError;
-use super::int::int32;
-use super::plan::{Kind, Piece, Plan, Writer};
-use super::TreeMask;
+use super::layout::{Kind, Plan};
+use super::plan::Piece;
+use super::writer::Writer;
+use crate::mask::int::int32;
+use crate::mask::{TreeError, TreeMask};
 
 impl TreeMask {
     /// Tokens of the longest path from a root to a leaf.
     #[must_use]
     pub fn longest_path(&self) -> usize {
-        let nodes = &self.nodes;
+        let nodes = self.nodes();
         let mut longest = 0;
         // Tokens from the root to the end of each node.
         let mut lengths: Vec<usize> = Vec::with_capacity(nodes.len());
@@ -25,10 +26,9 @@ impl TreeMask {
     ///
     /// A query sees what it sees without a window, but nothing that is `window` or more tokens
     /// before it on its path; image tokens see ahead as before. A window that holds every path
-    /// gives the plan without a window. Otherwise `host[3]` is the window, and the first call is of
-    /// kind 4: the keys of each segment are gathered, the last `window - 1` tokens before a chain
-    /// on its path and then the chain, which is the segment's queries; both end together, and a
-    /// query sees the `window` keys that end at its own.
+    /// gives the plan without a window. Otherwise one call of [`Kind::Window`] takes the place of
+    /// those of [`Kind::SelfCausal`] and [`Kind::Cross`]: the queries of a segment are a chain, its
+    /// keys the last `window - 1` tokens before the chain on its path and then the chain.
     ///
     /// # Errors
     ///
@@ -45,9 +45,16 @@ impl TreeMask {
         writer.set_window(int32(window));
         let (mut pieces, mut keys) = (Vec::new(), Vec::new());
         for chain in self.chains() {
-            let (start, end) = (self.nodes.start[chain.start], self.nodes.end[chain.end - 1]);
+            let (start, end) = (
+                self.nodes().start[chain.start],
+                self.nodes().end[chain.end - 1],
+            );
             let first = int32(keys.len());
-            self.push_tail(self.nodes.before[chain.start], int32(window) - 1, &mut keys);
+            self.push_tail(
+                self.nodes().before[chain.start],
+                int32(window) - 1,
+                &mut keys,
+            );
             keys.extend(start..end);
             pieces.push(Piece {
                 q: (start, end),
@@ -62,7 +69,7 @@ impl TreeMask {
     /// The last `count` tokens of the path that ends in token `last`, in order; -1 ends nothing.
     fn push_tail(&self, mut last: i32, mut count: i32, tokens: &mut Vec<i32>) {
         let from = tokens.len();
-        let nodes = &self.nodes;
+        let nodes = self.nodes();
         while last >= 0 && count > 0 {
             // The last node that starts at or before a token holds it.
             let node = nodes.start.partition_point(|&start| start <= last) - 1;

@@ -6,19 +6,23 @@
     reason = "docstrings for Python: Google style, with doctests"
 )]
 
-use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyList, PyMapping, PyString};
-use treepack_core::packing::{self, PackError, Search, Settings};
+mod arguments;
+mod options;
+mod state;
 
-use crate::errors::{BudgetError, CostError, OversizeError, StateError};
-use crate::options::{OVERSIZE, SOLVER};
-use crate::packer_state;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyMapping, PyString};
+use treepack_core::packing::{self, Search, Settings};
+
+use crate::errors::CostError;
+use arguments::{name, raise, read_budgets, read_size, setting};
+use options::{OVERSIZE, SOLVER};
 
 /// The examples of one row.
 ///
 /// Attributes:
 ///     keys: the keys, in order of arrival.
-///     cost: sum of the costs, by budget.
+///     cost: sum of the costs, by budget, each in the unit of its budget.
 ///     waits: for each key, the packs emitted between its arrival and this pack.
 ///     is_oversize: whether this is one example that exceeds a budget, let through by
 ///         ``oversize="alone"``.
@@ -56,28 +60,34 @@ impl Pack {
 /// Keys go in, keys come out; the packer never sees payload. When the pool is full, each arrival
 /// lets at most one pack go. The choice is bin completion from several anchors: the oldest example
 /// and the hardest to place are each completed by a bounded search, and the pack that leaves least
-/// of the budgets in demand empty goes. Integers only: the same input gives the same packs on every
+/// of the scarce budgets empty goes. Integers only: the same input gives the same packs on every
 /// machine.
 ///
 /// Guarantees: every example leaves exactly once (after `flush`), unless it is dropped and counted;
-/// no pack exceeds a budget; nobody waits longer than ``pool_size - 1`` packs.
+/// no pack exceeds a budget; no example waits longer than ``pool_size - 1`` packs.
 ///
 /// Args:
 ///     budgets: capacity of a pack by name, at most 64 positive integers up to 2**31.
 ///     pool_size: examples held while looking for a good pack, at most 32768.
 ///     oversize: an example larger than a budget: ``"raise"``, ``"drop"`` and count it, or
 ///         ``"alone"``, a pack of its own at once, flagged ``is_oversize``, which exceeds the
-///         budget and does not count in anybody's wait.
-///     early: search from three quarters of the pool on, and let a pack go if it fills a budget:
-///         less in the pool for more searches.
+///         budget and does not count in any wait.
+///     early: search from three quarters of the pool on, and let a pack go if it fills a budget
+///         to 1/4096: fewer examples in memory for more searches.
 ///     solver: ``"anchors"``, or ``"first_fit"``, oldest first.
-///     anchors: starts of a pack that are tried.
-///     steps: effort of the search over all anchors of a pack.
-///     gamma: how much more a large example is worth than small ones of the same sum, in 1/1024.
-///     age: how fast an example gains worth as it waits.
+///     anchors: starts of a pack that are tried, 1 to 64.
+///     steps: steps of the search over all anchors of a pack, 1 to 2**24.
+///     gamma: how much more an example that fills a budget is worth than small ones of the same
+///         sum, in 1/256, 0 to 4096.
+///     age: how much more an example is worth once it has waited ``pool_size`` packs, in 3/1024,
+///         0 to 4096; it gains steadily and at most a quarter.
 ///
 /// Raises:
 ///     BudgetError: a budget or setting out of range.
+///
+/// Source:
+///     Bin completion: Korf, "A New Algorithm for Optimal Bin Packing", AAAI 2002. Formats, bounds
+///     and what else was tried: docs/reference/packing.md.
 ///
 /// Example:
 ///     >>> import treepack as tp
@@ -148,6 +158,13 @@ impl Packer {
     /// Raises:
     ///     CostError: a cost that is missing, unknown, negative, fractional or zero everywhere.
     ///     OversizeError: more than a budget, under ``oversize="raise"``.
+    ///
+    /// Example:
+    ///     >>> import treepack as tp
+    ///     >>> packer = tp.Packer({"tokens": 100}, pool_size=2)
+    ///     >>> packer.push("a", {"tokens": 60})
+    ///     >>> packer.push("b", {"tokens": 30}).keys
+    ///     ['a', 'b']
     fn push(
         &mut self,
         py: Python<'_>,
@@ -166,14 +183,35 @@ impl Packer {
         pack.map(|pack| self.pack(py, pack)).transpose()
     }
 
-    /// Lets one pack go although the pool is not full; ``None`` when it is empty.
+    /// Lets one pack go although the pool is not full.
+    ///
+    /// Returns:
+    ///     The best `Pack` that contains the oldest example; ``None`` when the pool is empty.
+    ///
+    /// Example:
+    ///     >>> import treepack as tp
+    ///     >>> packer = tp.Packer({"tokens": 100})
+    ///     >>> packer.push("a", {"tokens": 60})
+    ///     >>> packer.pop(), packer.pop()
+    ///     (Pack(keys=['a'], cost={'tokens': 60}), None)
     fn pop(&mut self, py: Python<'_>) -> PyResult<Option<Pack>> {
         let core = &mut self.core;
         let pack = py.detach(|| core.pop());
         pack.map(|pack| self.pack(py, pack)).transpose()
     }
 
-    /// Empties the pool: all remaining packs, in the order in which they would go.
+    /// Empties the pool.
+    ///
+    /// Returns:
+    ///     All remaining packs, in the order in which `pop` lets them go.
+    ///
+    /// Example:
+    ///     >>> import treepack as tp
+    ///     >>> packer = tp.Packer({"tokens": 100})
+    ///     >>> for key, tokens in {"a": 60, "b": 70}.items():
+    ///     ...     packer.push(key, {"tokens": tokens})
+    ///     >>> [pack.keys for pack in packer.flush()], len(packer)
+    ///     ([['a'], ['b']], 0)
     fn flush(&mut self, py: Python<'_>) -> PyResult<Vec<Pack>> {
         let mut packs = Vec::new();
         while let Some(pack) = self.pop(py)? {
@@ -182,22 +220,42 @@ impl Packer {
         Ok(packs)
     }
 
-    /// Everything needed to go on later as if nothing had happened.
+    /// Everything needed to go on later as if the packer had never stopped.
     ///
     /// Returns:
-    ///     A dict of ints, strings and lists, JSON-safe if the keys are: budgets and settings, the
-    ///     counters, and the keys, costs and arrival numbers of the pool.
+    ///     A dict of ints, strings and lists, JSON-safe if the keys are: ``version``,
+    ///     ``fingerprint`` (budgets and settings), ``counters``, and of the pool, oldest first,
+    ///     ``keys``, ``costs`` and ``arrivals`` (packs emitted when each arrived).
+    ///
+    /// Example:
+    ///     >>> import treepack as tp
+    ///     >>> packer = tp.Packer({"tokens": 100})
+    ///     >>> packer.push("a", {"tokens": 60})
+    ///     >>> state = packer.state()
+    ///     >>> state["keys"], state["costs"], state["arrivals"]
+    ///     (['a'], [[60]], [0])
     fn state(&self, py: Python<'_>) -> PyResult<Py<PyDict>> {
-        packer_state::save(py, &self.core, &self.keys(py))
+        state::save(py, &self.core, &self.keys(py))
     }
 
-    /// Goes on from a `state`.
+    /// Goes on from a `state`, in place of what the packer holds.
+    ///
+    /// Args:
+    ///     state: what `state` of a packer with the same budgets and settings returned.
     ///
     /// Raises:
     ///     StateError: a state of another version, of other budgets or settings, or one that
     ///         contradicts itself; the packer is unchanged then.
+    ///
+    /// Example:
+    ///     >>> import treepack as tp
+    ///     >>> packer, other = (tp.Packer({"tokens": 100}) for _ in range(2))
+    ///     >>> packer.push("a", {"tokens": 60})
+    ///     >>> other.restore(packer.state())
+    ///     >>> other.keys
+    ///     ['a']
     fn restore(&mut self, state: &Bound<'_, PyAny>) -> PyResult<()> {
-        let state = packer_state::load(state, &self.core)?;
+        let state = state::load(state, &self.core)?;
         self.core.restore(state).map_err(|e| raise(&e, None))
     }
 
@@ -223,10 +281,10 @@ impl Packer {
             .collect()
     }
 
-    /// Counts so far: ``pushed``, ``packs``, ``dropped`` and ``alone``.
+    /// Counts so far: examples ``pushed``, ``dropped`` and sent ``alone``, and ``packs`` emitted.
     #[getter]
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        packer_state::counters(py, self.core.counters())
+        state::counters(py, self.core.counters())
     }
 
     /// Number of examples in the pool.
@@ -296,57 +354,6 @@ impl Packer {
             ));
         }
         Ok(sizes)
-    }
-}
-
-/// A non-negative integer; anything with ``__index__`` but no bool.
-fn read_size(value: &Bound<'_, PyAny>) -> Option<u64> {
-    if value.is_instance_of::<PyBool>() {
-        return None;
-    }
-    value
-        .extract::<i64>()
-        .ok()
-        .and_then(|size| u64::try_from(size).ok())
-}
-
-fn read_budgets(budgets: &Bound<'_, PyMapping>) -> PyResult<Vec<(String, u64)>> {
-    let mut read = Vec::new();
-    for item in budgets.items()?.iter() {
-        let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
-        let (Ok(text), Some(size)) = (name.extract::<String>(), read_size(&value)) else {
-            let (name, value) = (name.repr()?, value.repr()?);
-            return Err(BudgetError::new_err(format!(
-                "budget {name}: {value} must be a positive integer under a string name"
-            )));
-        };
-        read.push((text, size));
-    }
-    Ok(read)
-}
-
-fn setting<T: TryFrom<i64>>(name: &str, value: i64) -> PyResult<T> {
-    T::try_from(value)
-        .map_err(|_| BudgetError::new_err(format!("{name} is {value}; it is out of range")))
-}
-
-fn name(key: &Bound<'_, PyAny>) -> String {
-    key.repr()
-        .map_or_else(|_| "example".into(), |text| format!("example {text}"))
-}
-
-/// The Python error of a core error, with the example in front of what is wrong with its cost.
-pub fn raise(error: &PackError, key: Option<&Bound<'_, PyAny>>) -> PyErr {
-    let text = key.map_or_else(|| error.to_string(), |key| format!("{} {error}", name(key)));
-    match error {
-        PackError::NoBudgets
-        | PackError::ManyBudgets(_)
-        | PackError::BudgetRange { .. }
-        | PackError::BudgetTwice(_)
-        | PackError::Setting { .. } => BudgetError::new_err(text),
-        PackError::Oversize { .. } => OversizeError::new_err(text),
-        PackError::CostCount { .. } | PackError::CostZero(_) => CostError::new_err(text),
-        PackError::State(_) => StateError::new_err(text),
     }
 }
 

@@ -65,13 +65,13 @@ impl TreeMask {
         }
     }
 
-    /// The mask as a matrix, `[total, total]` row by row, queries down and keys across.
+    /// The mask as a matrix, `[total, total]` query by query, queries down and keys across.
     ///
-    /// The slow truth, for tests and pictures.
+    /// For tests and pictures: it takes the square of the row.
     ///
     /// # Errors
     ///
-    /// [`TreeError::DenseTooLarge`] when the memory is refused.
+    /// [`TreeError::DenseTooLarge`] when there is not so much memory.
     pub fn to_dense(&self) -> Result<Vec<bool>, TreeError> {
         let total = self.total();
         let mut dense = Vec::new();

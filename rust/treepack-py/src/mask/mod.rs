@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::doc_markdown,
+    clippy::doc_link_with_quotes,
     reason = "docstrings for Python: Google style, with doctests"
 )]
 
@@ -9,8 +10,9 @@ mod arguments;
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use treepack_core::tree::{self, NodeTable, RootPositions, TargetNodes};
+use treepack_core::mask::{self, NodeTable, RootPositions, TargetNodes};
 
+use crate::attention::plan;
 use crate::convert::{integer, integers, matrix, reals};
 pub use arguments::raise;
 use arguments::{Mode, Parts};
@@ -53,7 +55,7 @@ type Floats<'py> = Bound<'py, PyArray1<f32>>;
 ///     query_hi: int32 ``[total]``, last key that the query sees; -1 for padding.
 #[pyclass(module = "treepack", frozen, eq, hash, weakref)]
 #[derive(PartialEq, Eq, Hash)]
-pub struct TreeMask(pub tree::TreeMask);
+pub struct TreeMask(pub mask::TreeMask);
 
 #[pymethods]
 impl TreeMask {
@@ -63,7 +65,7 @@ impl TreeMask {
     ///     lengths: int ``[N]``, own tokens of each node, depth first. A root has at least one;
     ///         other nodes may be empty.
     ///     parents: int ``[N]``, index of each node's parent; -1 is a root, which begins an example.
-    ///     image_runs: int ``[R, 3]``, rows ``(start, end, image)`` in row positions, sorted, not
+    ///     image_runs: int ``[R, 3]``, each ``(start, end, image)`` in row positions, sorted, not
     ///         overlapping, each inside one node; an image lies in one node. ``None`` is no runs.
     ///     bidirectional: which image tokens see each other regardless of order: ``"none"``,
     ///         ``"image_tokens"`` (all of a node) or ``"within_image"`` (those of one image).
@@ -109,7 +111,7 @@ impl TreeMask {
         let runs = image_runs.map_or_else(|| Ok(Vec::new()), arguments::image_runs)?;
         let total = total.map(|total| integer("total", total)).transpose()?;
         let (lengths, parents) = (lengths.as_slice()?, parents.as_slice()?);
-        py.detach(|| tree::TreeMask::from_nodes(lengths, parents, &runs, bidirectional.0, total))
+        py.detach(|| mask::TreeMask::from_nodes(lengths, parents, &runs, bidirectional.0, total))
             .map(Self)
             .map_err(raise)
     }
@@ -134,7 +136,7 @@ impl TreeMask {
             .map_err(raise)
     }
 
-    /// The mask as a matrix: the slow truth, for tests and pictures.
+    /// The mask as a matrix, for tests and pictures: it takes ``total ** 2`` bytes.
     ///
     /// Returns:
     ///     bool ``[total, total]``, queries down, keys across.
@@ -153,34 +155,33 @@ impl TreeMask {
 
     /// The mask as varlen attention calls, no pair in two of them.
     ///
-    /// The host table is ``[n_calls, total, used, 0]`` and then, for each call, twelve numbers:
-    /// ``kind, q_start, q_rows, k_start, k_rows, n_seg, max_q, max_k``, and the offsets of
-    /// ``cu_q, cu_k, q_index, k_index`` in the plan. Queries and keys of the call are cut into
-    /// ``n_seg`` segments at ``cu_q`` and ``cu_k``; a query of a segment sees, by ``kind``,
-    ///
-    /// - 0 (self): the keys of the segment up to itself;
-    /// - 1 (cross): all keys of the segment;
-    /// - 2 (rev): the keys of the segment from its own place on;
-    /// - 3 (rev, gathered): the same, of the rows named by ``q_index`` and ``k_index``.
-    ///
     /// Returns:
-    ///     The plan int32 ``[P]``, which goes to the device and in which every array begins at a
-    ///     multiple of four entries, and the host table int32 ``[4 + 12 * n_calls]``. The pairs of
-    ///     all calls add up to ``area``.
+    ///     The entries int32 ``[P]``, which go to the device, and the host table int32
+    ///     ``[4 + 12 * n_calls]``: the fields `PLAN_HEADER` once, then `PLAN_FIELDS` for each call.
+    ///     Every array in the entries begins at a multiple of `PLAN_ALIGN`. The pairs of all calls
+    ///     add up to ``area``.
     ///
     /// Raises:
     ///     TreeError: a plan of more entries than an int32 counts.
     ///
+    /// Source:
+    ///     The layout is drawn in docs/reference/plan.md.
+    ///
     /// Example:
     ///     >>> import treepack as tp
-    ///     >>> plan, host = tp.TreeMask.from_nodes([6, 4, 3], [-1, 0, 0], total=14).plan()
-    ///     >>> plan.tolist()
-    ///     [0, 10, 13, 0, 0, 3, 0, 0, 0, 6, 0, 0]
-    ///     >>> host[:4].tolist(), host[4:].reshape(-1, 12)[:, :8].tolist()
-    ///     ([2, 14, 13, 0], [[0, 0, 13, 0, 13, 2, 10, 10], [1, 10, 3, 0, 6, 1, 3, 6]])
+    ///     >>> from treepack import _core
+    ///     >>> entries, host = tp.TreeMask.from_nodes([6, 4, 3], [-1, 0, 0], total=14).plan()
+    ///     >>> dict(zip(_core.PLAN_HEADER, host[:4].tolist()))
+    ///     {'n_calls': 2, 'total': 14, 'used': 13, 'window': 0}
+    ///     >>> calls = [dict(zip(_core.PLAN_FIELDS, call)) for call in host[4:].reshape(2, 12).tolist()]
+    ///     >>> [(call["kind"], call["q_start"], call["q_len"], call["k_len"]) for call in calls]
+    ///     [(0, 0, 13, 13), (1, 10, 3, 6)]
+    ///     >>> cu_q = calls[0]["off_cu_q"]
+    ///     >>> entries[cu_q : cu_q + calls[0]["n_seg"] + 1].tolist()  # two causal segments
+    ///     [0, 10, 13]
     fn plan<'py>(&self, py: Python<'py>) -> PyResult<(Ints<'py>, Ints<'py>)> {
         let plan = py.detach(|| self.0.plan()).map_err(raise)?;
-        Ok((plan.entries.into_pyarray(py), plan.host.into_pyarray(py)))
+        Ok(plan::arrays(py, plan))
     }
 
     /// Position ids: a branch goes on where its parent stopped.
@@ -209,14 +210,14 @@ impl TreeMask {
         root_positions: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray2<i64>>> {
         let Some(given) = root_positions else {
-            let rows = py.detach(|| self.0.positions(None)).map_err(raise)?;
-            return matrix(py, [1, self.0.total()], rows);
+            let positions = py.detach(|| self.0.positions(None)).map_err(raise)?;
+            return matrix(py, [1, self.0.total()], positions);
         };
         let given = integers("root_positions", given, &[None, Some(self.0.total())])?;
         let (axes, values) = (given.shape()[0], given.as_slice()?);
         let roots = RootPositions { values, axes };
-        let rows = py.detach(|| self.0.positions(Some(roots))).map_err(raise)?;
-        matrix(py, [axes, self.0.total()], rows)
+        let positions = py.detach(|| self.0.positions(Some(roots))).map_err(raise)?;
+        matrix(py, [axes, self.0.total()], positions)
     }
 
     /// What each trained token is predicted by.

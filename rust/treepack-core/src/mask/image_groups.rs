@@ -4,9 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::TreeError;
+use super::image_runs::{checked_runs, first_runs, ImageRun};
 use super::int::{index, int32};
 use super::nodes::NodeTable;
-use super::runs::{checked_runs, first_runs, ImageRun};
 
 /// Which image tokens see each other regardless of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -149,13 +149,13 @@ impl ImageGroups {
     }
 
     /// First and last token of a group.
-    pub(super) fn span(&self, group: usize) -> (i32, i32) {
+    pub(crate) fn span(&self, group: usize) -> (i32, i32) {
         let (first, next) = (index(self.ptr[group]), index(self.ptr[group + 1]));
         (self.run_start[first], self.run_end[next - 1] - 1)
     }
 
     /// Number of tokens in a group.
-    pub(super) fn size(&self, group: usize) -> i32 {
+    pub(crate) fn size(&self, group: usize) -> i32 {
         self.runs(group).map(|(start, end)| end - start).sum()
     }
 
@@ -185,7 +185,7 @@ impl ImageGroups {
     }
 }
 
-/// Refuses A B A B: an image that was left for good when an outer one went on must not return.
+/// Rejects A B A B: an image that was left for good when an outer one went on must not return.
 fn check_nesting(runs: &[ImageRun], first_of: &[usize]) -> Result<(), TreeError> {
     let mut open: Vec<usize> = Vec::new();
     // The image that went on while this one, which began inside it, was open.

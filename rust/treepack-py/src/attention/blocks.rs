@@ -7,7 +7,7 @@
 
 use numpy::{IntoPyArray, PyArray1, PyArray2};
 use pyo3::prelude::*;
-use treepack_core::tree::BlockTable;
+use treepack_core::attention::BlockTable;
 
 use crate::convert::{integer, matrix};
 use crate::errors::TreeError;
@@ -35,6 +35,9 @@ type Tables<'py> = (Table<'py>, Table<'py>, Table<'py>, Table<'py>);
 ///
 /// Raises:
 ///     TreeError: a block size below 1.
+///
+/// Source:
+///     FlexAttention, arXiv 2412.05496.
 ///
 /// Example:
 ///     >>> import treepack as tp

@@ -3,7 +3,7 @@
 use super::prices::Prices;
 use super::sizes::{add, fits, subtract, Sizes};
 
-/// Steps left once the dearest budget is full: what remains is fine-tuning of the others.
+/// Steps left once the scarcest budget is full: what remains is fine-tuning of the others.
 const STEPS_AFTER_FULL: u32 = 700;
 
 /// An item of the pool with what it is worth.
@@ -12,9 +12,9 @@ pub(super) struct Item<const W: usize> {
     /// Its place in the pool.
     pub index: usize,
     pub size: Sizes<W>,
-    /// Value, premium included.
+    /// Value with its premium, Q36.
     pub value: u64,
-    /// Premium in 1/256.
+    /// Premium, Q8.
     pub premium: u64,
 }
 
@@ -22,11 +22,12 @@ pub(super) struct Item<const W: usize> {
 #[derive(Debug, Clone, Copy)]
 struct Candidate<const W: usize> {
     size: Sizes<W>,
+    /// Value with its premium, Q36.
     value: u64,
     /// Sum and minimum of the sizes from here on.
     sum: Sizes<W>,
     least: Sizes<W>,
-    /// Largest premium from here on.
+    /// Largest premium from here on, Q8.
     premium: u64,
     /// The next candidate of another size.
     other: usize,
@@ -107,9 +108,9 @@ impl<const W: usize> Completion<W> {
         while used < limit {
             used += 1;
             let this = &self.candidates[i];
-            // Hope: something from here on fits, and all of it, cut like sand, beats the best.
+            // Hope: something from here on fits, and the fractional bound of it all beats the best.
             let has_hope = fits(&this.least, &rest)
-                && value + (prices.sand(&this.sum, &rest) >> 8) * this.premium > best;
+                && value + (prices.fractional_bound(&this.sum, &rest) >> 8) * this.premium > best;
             if !has_hope {
                 let Some(last) = self.path.pop() else { break };
                 let last = &self.candidates[last];
@@ -130,7 +131,7 @@ impl<const W: usize> Completion<W> {
                 best = value;
                 self.best.clone_from(&self.path);
             }
-            if !was_full && prices.dear_is_full(&rest) {
+            if !was_full && prices.scarce_is_full(&rest) {
                 was_full = true;
                 limit = limit.min(used + STEPS_AFTER_FULL);
             }

@@ -23,10 +23,10 @@ impl TreeMask {
     /// [`TreeError::RootPositionsShape`], or [`TreeError::PositionOverflow`] beyond int64.
     ///
     /// ```
-    /// use treepack_core::tree::{Bidirectional, TreeMask};
+    /// use treepack_core::mask::{Bidirectional, TreeMask};
     /// let mask = TreeMask::from_nodes(&[3, 2, 2], &[-1, 0, 0], &[], Bidirectional::None, None)?;
     /// assert_eq!(mask.positions(None)?, [0, 1, 2, 3, 4, 3, 4]);
-    /// # Ok::<(), treepack_core::tree::TreeError>(())
+    /// # Ok::<(), treepack_core::mask::TreeError>(())
     /// ```
     pub fn positions(&self, roots: Option<RootPositions<'_>>) -> Result<Vec<i64>, TreeError> {
         let total = self.total();
@@ -40,26 +40,26 @@ impl TreeMask {
                 });
             }
         }
-        let mut rows = Vec::with_capacity(axes * total);
+        let mut positions = Vec::with_capacity(axes * total);
         for axis in 0..axes {
             let given = roots.map(|roots| &roots.values[axis * total..]);
-            self.push_axis(&mut rows, given, axis)?;
+            self.push_axis(&mut positions, given, axis)?;
         }
-        Ok(rows)
+        Ok(positions)
     }
 
     fn push_axis(
         &self,
-        rows: &mut Vec<i64>,
+        positions: &mut Vec<i64>,
         given: Option<&[i64]>,
         axis: usize,
     ) -> Result<(), TreeError> {
-        let origin = rows.len();
+        let origin = positions.len();
         for (node, &before) in self.nodes.before.iter().enumerate() {
             let own = self.nodes.tokens(node);
             match (usize::try_from(before), given) {
                 (Ok(before), _) => {
-                    let position = rows[origin + before];
+                    let position = positions[origin + before];
                     if position.checked_add(i64::from(self.total)).is_none() {
                         return Err(TreeError::PositionOverflow {
                             node,
@@ -67,17 +67,17 @@ impl TreeMask {
                             position,
                         });
                     }
-                    count_from(position + 1, own.len(), rows);
+                    count_from(position + 1, own.len(), positions);
                 }
-                (Err(_), Some(given)) => rows.extend_from_slice(&given[own]),
-                (Err(_), None) => count_from(0, own.len(), rows),
+                (Err(_), Some(given)) => positions.extend_from_slice(&given[own]),
+                (Err(_), None) => count_from(0, own.len(), positions),
             }
         }
-        rows.resize(origin + self.total(), 0);
+        positions.resize(origin + self.total(), 0);
         Ok(())
     }
 }
 
-fn count_from(first: i64, len: usize, rows: &mut Vec<i64>) {
-    rows.extend((first..).take(len));
+fn count_from(first: i64, len: usize, positions: &mut Vec<i64>) {
+    positions.extend((first..).take(len));
 }

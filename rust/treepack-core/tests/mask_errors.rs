@@ -1,6 +1,6 @@
 //! Every way in which the description of a row can be wrong, one test for each.
 
-use treepack_core::tree::{
+use treepack_core::mask::{
     Bidirectional, ImageRun, RootPositions, TargetNodes, TreeError, TreeMask,
 };
 
