@@ -82,7 +82,7 @@ class Judge:
     def _version(self) -> str:
         """Another one whenever a test has changed, or what tests share."""
         files = {ROOT / test.partition("::")[0] for test in self.tests}
-        files |= {*(ROOT / "tests" / "helpers").glob("*.py")}
+        files |= {*(ROOT / "tests" / "helpers").rglob("*.py")}
         texts = b"".join(file.read_bytes() for file in sorted(files))
         return hashlib.sha256(texts).hexdigest()[:16]
 

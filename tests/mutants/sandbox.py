@@ -151,13 +151,13 @@ class _FastFirst:
 
 
 def _fork_ranks() -> None:
-    """Start ranks as forks too; torch would start new interpreters."""
+    """Start ranks as forks, whatever a test asks for: everything is imported here already."""
     import torch.multiprocessing as mp
 
-    def spawn(function, args=(), nprocs=1):
-        return mp.start_processes(function, args, nprocs, start_method="fork")
+    def start(function, *arguments, start_method, **options):
+        return real(function, *arguments, start_method="fork", **options)
 
-    mp.spawn = spawn
+    real, mp.start_processes = mp.start_processes, start
 
 
 def _run_child(log: int, run: Callable[[], int]) -> None:

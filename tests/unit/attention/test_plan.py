@@ -38,7 +38,7 @@ def test_a_plan_says_length_window_and_longest_path():
 
 
 def parts(plan):
-    return plan.plan, plan.host
+    return plan.entries, plan.host
 
 
 def test_the_longest_path_is_the_row_where_nobody_says_it(plan):
@@ -47,11 +47,11 @@ def test_the_longest_path_is_the_row_where_nobody_says_it(plan):
 
 
 def test_calls_are_views_into_the_plan(plan):
-    end = plan.plan.data_ptr() + plan.plan.nbytes
+    end = plan.entries.data_ptr() + plan.entries.nbytes
     for call in read_calls(*parts(plan)):
         for part in (call.q, call.k, call.cu_q, call.cu_k):
             if isinstance(part, torch.Tensor):
-                assert plan.plan.data_ptr() <= part.data_ptr() < end
+                assert plan.entries.data_ptr() <= part.data_ptr() < end
         assert (call.cu_q[0], call.cu_k[0]) == (0, 0)
         assert len(call.cu_q) == len(call.cu_k)
 
@@ -68,12 +68,12 @@ def test_the_plan_without_gaps_is_made_once_and_without_the_device(plan):
     dense = plan.without_gaps()
     assert dense is plan.without_gaps() is not plan
     moved = plan.to("meta")
-    assert moved.without_gaps().plan.is_meta
+    assert moved.without_gaps().entries.is_meta
     assert torch.equal(moved.without_gaps().host, dense.host)
     twice = moved.to("meta").without_gaps()
     assert torch.equal(twice.host, dense.host)
-    pairs = count_pairs(dense.plan.numpy(), dense.host.numpy())
-    np.testing.assert_array_equal(pairs, count_pairs(plan.plan.numpy(), plan.host.numpy()))
+    pairs = count_pairs(dense.entries.numpy(), dense.host.numpy())
+    np.testing.assert_array_equal(pairs, count_pairs(plan.entries.numpy(), plan.host.numpy()))
     assert (dense.total, dense.longest) == (plan.total, plan.longest)
 
 
@@ -90,10 +90,10 @@ def test_moving_keeps_what_a_plan_says_and_says_whether_to_wait(plan, monkeypatc
     assert told == [True, False]
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
     for other in (*moved, plan.pin_memory(), pickle.loads(pickle.dumps(plan))):
-        assert torch.equal(other.plan, plan.plan)
+        assert torch.equal(other.entries, plan.entries)
         assert torch.equal(other.host, plan.host)
         assert (other.total, other.longest, other.window) == (17, plan.longest, None)
-    assert plan.pin_memory().plan is not plan.plan
+    assert plan.pin_memory().entries is not plan.entries
 
 
 def test_every_plan_is_marked_for_a_compiler_that_is_loaded(plan, monkeypatch):
@@ -102,7 +102,7 @@ def test_every_plan_is_marked_for_a_compiler_that_is_loaded(plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch._dynamo", fake)
     for make in (lambda: plan.to("meta"), lambda: TreePlan(*parts(plan))):
         other = make()
-        assert marked == [(id(other.plan), 0), (id(other.host), 0)]
+        assert marked == [(id(other.entries), 0), (id(other.host), 0)]
         marked.clear()
     # A compiler that is being loaded just now, and none.
     monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace())

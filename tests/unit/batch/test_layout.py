@@ -10,7 +10,7 @@ import pytest
 import torch
 import treepack as tp
 from helpers.cases import cases
-from treepack.batch.layout import Row
+from treepack.batch.layout import RowLayout
 from treepack.errors import BatchError
 
 MODES = ("none", "image_tokens", "within_image")
@@ -123,7 +123,7 @@ class Family:
         self.asked.append((list(trees), total))
         return {"extra": np.array([total])}
 
-    def position_rows(self, positions):
+    def position_ids(self, positions):
         return np.stack([positions, positions + 100])
 
 
@@ -169,8 +169,8 @@ def test_a_tensor_is_taken_as_it_is():
 
 def test_a_row_is_as_long_as_its_trees_where_nothing_else_is_asked():
     trees = [tp.MessageTree([1, 2]), tp.MessageTree([3])]
-    assert (Row(trees).total, Row(trees).used) == (3, 3)
-    assert (Row(trees, 5).total, Row(trees, 5).used) == (5, 3)
+    assert (RowLayout(trees).total, RowLayout(trees).used) == (3, 3)
+    assert (RowLayout(trees, 5).total, RowLayout(trees, 5).used) == (5, 3)
 
 
 def test_a_tree_may_have_lost_all_its_images():

@@ -8,7 +8,7 @@ import json
 
 import pytest
 from helpers.cases import cases
-from helpers.simulated_workers import batches
+from helpers.simulated.workers import batches
 from helpers.tree_sources import dataset
 from treepack.dataset.progress import Consumed
 from treepack.errors import StateError
