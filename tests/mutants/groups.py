@@ -58,7 +58,10 @@ GROUPS = {
             "tests/robustness/test_dataset.py",
             "tests/robustness/test_faults.py",
         ),
-        skip=("spawn", "killed", "topology"),
+        skip=(
+            *("spawn", "fork", "fresh", "killed", "interrupt_at_any", "interrupt_leaves"),
+            *("topology", "may_change", "every_step", "checkpoint", "by_index", "test_training"),
+        ),
     ),
 }
 

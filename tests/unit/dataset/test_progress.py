@@ -11,6 +11,7 @@ from helpers.cases import cases
 from helpers.simulated.workers import batches
 from helpers.tree_sources import dataset
 from treepack.dataset.progress import Consumed
+from treepack.dataset.state import last_shard, merge
 from treepack.errors import StateError
 from treepack.testing import assert_batches_equal
 
@@ -60,6 +61,61 @@ def test_a_batch_that_is_counted_again_changes_nothing(shards, workers):
             assert consumed.state() == before
 
 
+@pytest.mark.parametrize(("before", "now"), [(0, 2), (2, 0), (1, 3), (3, 2), (2, 6), (6, 1)])
+def test_other_workers_go_on_where_all_together_had_come(before, now):
+    start, states, rows = states_of(6, before)
+    consumed = Consumed(start, (0, 1))
+    for n in range(0, len(states), 3):
+        for state in states[max(0, n - 3) : n]:
+            consumed.add(state)
+        rest = list(batches(stream(6), now, json.loads(json.dumps(consumed.state()))))
+        ours, theirs = by_shard(rest), by_shard(rows[n:])
+        assert ours.keys() == theirs.keys()
+        for shard, found in ours.items():
+            for one, other in zip(found, theirs[shard], strict=True):
+                assert_batches_equal(one, other)
+        # Until the first shard ends, the order is the same too.
+        same = min(map(len, by_shard(rows).values())) * 6 - n
+        keys = [
+            [row["treepack"].keys for row in found[: max(same, 0)]] for found in (rest, rows[n:])
+        ]
+        assert keys[0] == keys[1]
+
+
+def by_shard(rows):
+    found = {}
+    for row in rows:
+        found.setdefault(last_shard(row["treepack"].state), []).append(row)
+    return found
+
+
+@pytest.mark.parametrize(("ranks", "world"), [(1, 2), (2, 1), (2, 3), (3, 2)])
+def test_other_ranks_go_on_from_the_merged_state(ranks, world):
+    streams = [stream(6, shard=(rank, ranks)) for rank in range(ranks)]
+    rows = [list(batches(one, 6 // ranks)) for one in streams]
+    for n in (0, 1, 4):
+        merged = []
+        for rank, one in enumerate(streams):
+            consumed = Consumed(one.state_dict(), (rank, ranks))
+            for row in rows[rank][:n]:
+                consumed.add(row["treepack"].state)
+            merged.append(consumed.state())
+        state = merge(merged)
+        rest = [list(batches(stream(6, shard=(rank, world)), 0, state)) for rank in range(world)]
+        ours = by_shard(itertools.chain(*rest))
+        theirs = by_shard(row for one in rows for row in one[n:])
+        assert {s: keys_of(found) for s, found in ours.items()} == {
+            s: keys_of(found) for s, found in theirs.items()
+        }
+        # Ranks in step go round all shards in the order in which one rank would.
+        first = [last_shard(one[0]["treepack"].state) for one in rest]
+        assert first == [(n * ranks + rank) % 6 for rank in range(world)]
+
+
+def keys_of(rows):
+    return [row["treepack"].keys for row in rows]
+
+
 def test_a_worker_that_begins_anew_makes_the_others_begin_anew():
     start, states, _ = states_of(2, 2)
     again = [{**state, "iteration": [8, 0]} for state in states]
@@ -97,8 +153,6 @@ def test_nothing_is_counted_of_another_stream_or_rank():
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_ranks_that_counted_the_same_steps_have_one_state_together(workers):
-    from treepack.state import merge
-
     world, total = 2, 4
     ranks = []
     for rank in range(world):
