@@ -7,7 +7,6 @@ is judged anew when the function around it has changed, one that survived also w
 from __future__ import annotations
 
 import argparse
-import gc
 import hashlib
 import json
 import os
@@ -36,8 +35,6 @@ def main() -> None:
         rows.append((name, len(found), len(chosen), len(chosen) - len(alive), len(alive)))
         survivors += alive
     report(rows, survivors)
-    # Else what was frozen is reported as leaked.
-    gc.unfreeze()
 
 
 def parse() -> argparse.Namespace:
@@ -85,7 +82,7 @@ class Judge:
     def _version(self) -> str:
         """Another one whenever a test has changed, or what tests share."""
         files = {ROOT / test.partition("::")[0] for test in self.tests}
-        files |= {*(ROOT / "tests" / "helpers").glob("*.py")}
+        files |= {*(ROOT / "tests" / "helpers").rglob("*.py")}
         texts = b"".join(file.read_bytes() for file in sorted(files))
         return hashlib.sha256(texts).hexdigest()[:16]
 

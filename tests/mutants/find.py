@@ -82,6 +82,9 @@ def _is_left_out(node: ast.AST) -> bool:
         return ast.unparse(node.test) == "TYPE_CHECKING"
     if isinstance(node, ast.Assign):
         return ast.unparse(node.targets[0]) in ("__all__", "__slots__")
+    if isinstance(node, ast.keyword):
+        # zip(strict=True) says what holds anyhow.
+        return node.arg == "strict"
     if isinstance(node, ast.AnnAssign):
         return ast.unparse(node.annotation) == "TypeAlias"
     return isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom)

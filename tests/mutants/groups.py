@@ -14,7 +14,8 @@ class Group(NamedTuple):
 
     Attributes:
         files: patterns under ``python/treepack``.
-        tests: paths under the root of the repository; a ``*`` matches what there is.
+        tests: paths under the root of the repository, the fastest first; a ``*`` matches what
+            there is.
         skip: what pytest's ``-k`` leaves out: tests that take long and judge other files.
         cases: TREEPACK_CASES, how many random cases there are to those of a whole run.
     """
@@ -31,6 +32,7 @@ GROUPS = {
     "plan": Group(
         ("attention/plan.py",),
         (
+            "tests/unit/attention/test_plan.py",
             "tests/unit/attention/*.py",
             "tests/property/test_backends.py",
             "tests/property/test_windows.py",
@@ -51,11 +53,15 @@ GROUPS = {
     "dataset": Group(
         ("dataset/*.py",),
         (
+            "tests/unit/dataset/*.py",
             "tests/dataset/*.py",
             "tests/robustness/test_dataset.py",
             "tests/robustness/test_faults.py",
         ),
-        skip=("spawn", "killed", "topology"),
+        skip=(
+            *("spawn", "fork", "fresh", "killed", "interrupt_at_any", "interrupt_leaves"),
+            *("topology", "may_change", "every_step", "checkpoint", "by_index", "test_training"),
+        ),
     ),
 }
 
@@ -70,7 +76,8 @@ def tests_of(group: Group, root: Path) -> list[str]:
     paths = [path for name in group.tests for path in sorted(root.glob(name))]
     modules = [_module(path, root) for path in files_of(group, root)]
     examples = [f"{DOCSTRINGS}::test_examples[{module}]" for module in modules]
-    return [path.relative_to(root).as_posix() for path in paths] + examples
+    names = dict.fromkeys(path.relative_to(root).as_posix() for path in paths)
+    return [*names, *examples]
 
 
 def _module(path: Path, root: Path) -> str:

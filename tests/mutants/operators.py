@@ -116,7 +116,7 @@ def call(node: ast.Call) -> Changes:
     if isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
         yield "function", node, changed(node, func=ast.Name(FUNCTIONS[node.func.id], ast.Load()))
     for place, keyword in enumerate(node.keywords):
-        # strict=True of zip says what holds anyhow.
+        # zip(strict=True) says what holds anyhow.
         if keyword.arg == "strict":
             continue
         left = node.keywords[:place] + node.keywords[place + 1 :]

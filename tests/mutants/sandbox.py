@@ -7,6 +7,7 @@ start.
 
 from __future__ import annotations
 
+import atexit
 import compileall
 import contextlib
 import gc
@@ -30,6 +31,9 @@ from mutants.groups import PACKAGE
 
 SLOW = ("torch", "torchvision", "torchdata", "transformers", "sympy", "numpy", "pandas", "pyarrow")
 """What may be imported before pytest, which wants to import its own plugins itself."""
+
+OTHER_PACKAGE = 99
+"""Exit code of tests that did not judge the copy."""
 
 
 class Outcome(NamedTuple):
@@ -88,6 +92,7 @@ class Sandbox:
                 importlib.import_module(name)
         # What is here stays, so a run need not look whether it is garbage.
         gc.freeze()
+        atexit.register(gc.unfreeze)
 
     def _pytest(self, tests: Sequence[str], skip: Sequence[str], cases: float) -> int:
         os.chdir(self.root)
@@ -112,7 +117,7 @@ class Sandbox:
         found = sys.modules.get("treepack")
         if found is not None and not found.__file__.startswith(str(self.path)):
             print("the tests imported another treepack:", found.__file__)
-            return 99
+            return OTHER_PACKAGE
         return int(code)
 
 
@@ -146,13 +151,13 @@ class _FastFirst:
 
 
 def _fork_ranks() -> None:
-    """Start ranks as forks too; torch would start new interpreters."""
+    """Start ranks as forks, whatever a test asks for: everything is imported here already."""
     import torch.multiprocessing as mp
 
-    def spawn(function, args=(), nprocs=1):
-        return mp.start_processes(function, args, nprocs, start_method="fork")
+    def start(function, *arguments, start_method, **options):
+        return real(function, *arguments, start_method="fork", **options)
 
-    mp.spawn = spawn
+    real, mp.start_processes = mp.start_processes, start
 
 
 def _run_child(log: int, run: Callable[[], int]) -> None:
@@ -182,6 +187,6 @@ def _wait(process: int, limit: float) -> str:
     if not ready:
         return "timeout"
     code = os.waitstatus_to_exitcode(status)
-    if code in (98, 99, 4, 5):
-        raise RuntimeError(f"the tests could not be run (code {code}); see tests.log")
+    if code == OTHER_PACKAGE:
+        raise RuntimeError("the tests imported another treepack; see tests.log")
     return "passed" if code == 0 else "failed"

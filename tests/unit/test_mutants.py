@@ -58,6 +58,7 @@ def test_each_operator_makes_its_faults(find, text, changes):
         "if TYPE_CHECKING:\n    f(1)",
         "__all__ = [1]",
         "x = zip(a, strict=b)",
+        "x = zip(a, strict=True)",
     ],
 )
 def test_texts_types_and_errors_are_left_alone(find, text):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import treepack as tp
 from helpers.cases import cases
-from helpers.fake_ranks import FakeRanks
+from helpers.simulated.ranks import SimulatedRanks
 from helpers.tiny_training import labelled
 from treepack import train
 from treepack.errors import DatasetError, StateError
@@ -30,7 +30,7 @@ def weight_of(packs):
 
 def run(monkeypatch, function, world, **options):
     """``function(rank, group)`` on each rank of a group, and the group."""
-    ranks = FakeRanks(world, **{"group": object(), "first": 3, **options})
+    ranks = SimulatedRanks(world, **{"group": object(), "first": 3, **options})
     monkeypatch.setattr(train, "dist", ranks)
     return ranks.run(lambda rank: function(rank, ranks.group)), ranks
 

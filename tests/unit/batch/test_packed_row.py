@@ -76,7 +76,7 @@ def test_pinning_reaches_every_tensor_and_the_plans(monkeypatch):
     assert (other["note"], other["use_cache"]) == ("text", False)
     row = batch["treepack"]
     tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
-    parts = {id(x) for x in (*tensors, row.plan.entries, row.plan_for(2).plan)}
+    parts = {id(x) for x in (*tensors, row.plan.entries, row.plan_for(2).entries)}
     assert parts == set(map(id, pinned))
     moved = other["treepack"]
     assert (moved.keys, moved.stats) == (row.keys, row.stats)
@@ -120,7 +120,7 @@ def test_what_is_no_plain_small_cpu_tensor_crosses_as_it_is():
 def test_a_batch_that_need_not_wait_says_so_to_every_tensor(monkeypatch):
     batch = tp.collate([tp.MessageTree([1, 2, 3], labels=[1, 2, 3])], sliding_windows=[2])
     tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
-    plans = [batch["treepack"].plan.entries, batch["treepack"].plan_for(2).plan]
+    plans = [batch["treepack"].plan.entries, batch["treepack"].plan_for(2).entries]
     told = []
 
     def to(tensor, *where, non_blocking=False):

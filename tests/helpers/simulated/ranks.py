@@ -1,4 +1,4 @@
-"""A fake of ``torch.distributed``: each rank is a thread, each collective a meeting of all.
+"""``torch.distributed`` without processes: each rank is a thread, each collective a meeting of all.
 
 It is stricter than gloo: ranks that meet in different collectives, of different groups or with a
 tensor on another device than the group's own fail at once, where real ones would hang.
@@ -14,7 +14,7 @@ import torch
 SECONDS = 20
 
 
-class FakeRanks:
+class SimulatedRanks:
     """What ``treepack.train`` calls of ``torch.distributed``.
 
     Args:
