@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from treepack.tree import MessageTree
 
 SPELLED_OUT = 240
-"""Characters of an ordered source that a fingerprint spells out; a state has room for so much."""
+"""Characters of an ordered source that a fingerprint spells out, so that states stay small."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a shard packs, and what it does about examples that do not work.
+    """How a shard packs, and what it does with examples that fail.
 
     Attributes:
         budgets: capacities of a row.
@@ -54,7 +54,7 @@ class Policy:
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Everything that a `PackedDataset` was told; what iterates reads it and changes nothing.
+    """Everything that a `PackedDataset` was told; iterators read it and change nothing.
 
     Attributes:
         source: where examples come from.
@@ -69,7 +69,7 @@ class Settings:
         bidirectional: mode of image attention; ``None`` is the family's.
         sliding_windows: of the model's attention layers, in tokens.
         transform: applied to every loaded tree, or ``None``.
-        why_not_resumable: why no state can be had, or ``None``.
+        why_not_resumable: why the stream has no state to save, or ``None``.
         source_start: state of an iterable at its first example.
     """
 
@@ -123,7 +123,7 @@ class Settings:
 
 
 def _shorten(text: str) -> str:
-    """A text that is told from all others, of bounded length."""
+    """A text of bounded length that is different for different texts."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return text if len(text) <= SPELLED_OUT else f"{text[: SPELLED_OUT // 2]}... {digest[:16]}"
 

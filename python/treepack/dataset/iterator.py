@@ -2,8 +2,8 @@
 
 The iterator in numbered steps; `PackIterator.__next__` is the loop:
 
-1. At the start, or at a state: own virtual shards (sharding.py), one reader, packer and pool each
-   (readers.py, virtual_shard.py), those of a state restored.
+1. At the start, or at a state: find out which virtual shards are ours (sharding.py), make a reader,
+   a packer and a pool for each (readers.py, virtual_shard.py), and restore those in the state.
 2. The shard that has given fewest packs is next; of several, the one with the smallest number.
 3. It reads, measures and pushes examples until its packer lets a pack go, and loads that pack.
    With nothing left, it ends, and step 2 goes on without it.
@@ -82,7 +82,7 @@ class PackIterator:
         if self._is_retired:
             raise DatasetError(
                 f"another iteration over this {type(self.settings.source).__name__} has begun, and "
-                "an iterable is read by one at a time; make a dataset for each"
+                "only one at a time can read an iterable; make a dataset for each iteration"
             )
         if self._is_interrupted and self._can_resume:
             # What was in flight is read again.
@@ -99,7 +99,7 @@ class PackIterator:
             raise
 
     def retire(self) -> None:
-        """Another iteration over the same dataset begins; only what is read by index bears two."""
+        """Another iteration over the dataset begins; two at a time need a source read by index."""
         self._is_retired = not is_map_style(self.settings.source)
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class PackIterator:
         return batch
 
     def _scope(self) -> Scope:
-        """A worker alone with its rank may say which shard comes next, for other workers."""
+        """The shards of this worker; if it is the only one of its rank, turned to the next one."""
         rank, world = self.settings.shard
         scope = self._ownership.scope
         shard = next_shard([shard.index for shard in self._shards], self._states)

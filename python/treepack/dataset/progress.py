@@ -1,12 +1,12 @@
-"""How far a stream has come, as the process that holds the dataset knows it.
+"""How far a stream has come, as far as the process that holds the dataset knows.
 
-Four things may be known, and the state of the dataset is that of the first that is:
+Four things may be known. The state of the dataset is that of the first one in this table that is:
 
 =============  ===================================================  ==============================
 what           known from ... until ...                             the state is
 =============  ===================================================  ==============================
 ``consumed``   the first ``consumed(batch)`` until a load or reset  after the batches counted
-the board      workers begin, until a load or reset                 an error: who was trained on?
+the board      workers begin, until a load or reset                 an error: which were used?
 ``iterator``   ``iter(dataset)`` here, until the next one           after the row given last
 ``loaded``     ``load_state_dict`` until an iteration has begun     the state that was loaded
 =============  ===================================================  ==============================

@@ -1,8 +1,8 @@
 """Which virtual shards are whose.
 
 The stream is cut into ``V`` virtual shards. Rank ``r`` of ``R`` and worker ``w`` of ``W`` own those
-with ``(s - offset) mod (R W) == r + R w``; a resume turns the ownership by ``offset``, so that the
-shard whose turn it is comes first.
+with ``(s - offset) mod (R W) == r + R w``. The offset is 0 at the start of the stream; after a
+resume it is such that owner 0 has the shard whose turn it is.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def check_shard(shard: Any) -> tuple[int, int]:
     try:
         rank, world = map(operator.index, pair)
     except (TypeError, ValueError):
-        raise DatasetError(f"shard must be (rank, world) or a mesh, got {shard!r}") from None
+        raise DatasetError(
+            f"shard must be (rank, world_size) or a DeviceMesh, got {shard!r}"
+        ) from None
     if not 0 <= rank < world:
         raise DatasetError(f"shard=(rank, world) must have 0 <= rank < world, got {shard}")
     return rank, world
@@ -86,7 +88,7 @@ def own(
     workers: int = 1,
     virtual_shards: int | None = None,
 ) -> Ownership:
-    """The virtual shards of one worker, turned so that the shard whose turn it is comes first.
+    """The virtual shards of one worker, with the offset that lets the stream go on in order.
 
     Args:
         state: where the stream goes on, or ``None`` at its start.

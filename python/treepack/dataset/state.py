@@ -182,10 +182,11 @@ def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         states: ``dataset.state_dict()`` of each rank, all after the same step, in any order.
 
     Returns:
-        A state that covers every virtual shard.
+        A state that covers every virtual shard; the order of ``states`` makes no difference.
 
     Raises:
-        StateError: a rank is missing, or the states are not of one stream.
+        StateError: there are no states, a rank is missing, a state is damaged, or the states are
+            not of one stream.
 
     Example:
         >>> import treepack as tp

@@ -51,11 +51,11 @@ class VisualTokens(NamedTuple):
     """An image or a video as the language model sees it.
 
     Attributes:
-        tokens: int ``[n]``, placeholders of its features and the text among them.
-        runs: int ``[R, 2]``, which stretches of the tokens are image tokens: one for an image, one
-            for each frame that a video shows the language model.
-        cost: what it takes of the family's second budget.
-        frames: int ``[T]``, which frames of a video are seen.
+        tokens: int64 ``[n]``, placeholders of its features and the text among them.
+        runs: int64 ``[R, 2]``, entries ``(start, end)``: which stretches of the tokens are image
+            tokens. One for an image; one for each frame that a video shows the language model.
+        cost: what it takes of the budget ``vision_cost``, in units of that.
+        frames: int64 ``[T]``, which frames of a video are seen; `Family` fills it in.
     """
 
     tokens: Int64
@@ -68,8 +68,8 @@ class Root(NamedTuple):
     """What all conversations of an example have in common.
 
     Attributes:
-        tokens: int ``[n]``.
-        runs: int ``[R, 3]``, entries ``(start, end, image)``; a frame of a video is an image.
+        tokens: int64 ``[n]``.
+        runs: int64 ``[R, 3]``, entries ``(start, end, image)``; a frame of a video is an image.
     """
 
     tokens: Int64
@@ -78,6 +78,10 @@ class Root(NamedTuple):
 
 class Family(ABC):
     """How one kind of model wants its examples.
+
+    A new family defines the class attributes and the abstract methods; the rest has defaults. What
+    `measure_image` says of an image must be true of the arrays that `image_arrays` makes of it, and
+    likewise for videos; `load` checks the cost.
 
     Args:
         processor: Hugging Face processor; its tokenizer, image processor and video processor do
@@ -88,9 +92,32 @@ class Family(ABC):
         name: what ``family=`` calls it.
         processors: names of the processor classes that it supports.
         vision_cost: name of the budget beside tokens: the unit of the vision tower.
-        bidirectional: mode of attention among image tokens.
-        media_first: the chat template writes media before the first turn.
-        default_fps: rate of a video where nothing says it.
+        bidirectional: which image tokens see later ones, ``"none"``, ``"image_tokens"`` or
+            ``"within_image"``.
+        media_first: whether the chat template writes media before the first turn.
+
+    Raises:
+        FamilyError: the tokenizer cannot say the end of a turn, or lacks a token of the family.
+
+    Example:
+        A model for which each four pixels of a grey image are one token, of id 7:
+
+        >>> from types import SimpleNamespace as Stub
+        >>> class Fours(Family):
+        ...     name, processors, vision_cost, default_fps = "fours", (), "fours", 1.0
+        ...     def measure_image(self, height, width):
+        ...         n = height * width // 4
+        ...         return VisualTokens(np.full(n, 7), np.array([[0, n]]), n)
+        ...     def image_arrays(self, image):
+        ...         return {"pixel_values": np.asarray(image).reshape(-1, 4)}
+        ...     measure_video = video_arrays = None
+        >>> tokenizer = Stub(encode=lambda text, **_: list(text.encode()), eos_token_id=0)
+        >>> tokenizer.convert_tokens_to_ids = {}.get  # no special tokens: a plain chat format
+        >>> media = [("image", np.zeros((4, 6), np.uint8))]
+        >>> example = Conversations([[("What?", "A cat.")]], media)
+        >>> family = Fours(Stub(tokenizer=tokenizer))
+        >>> family.measure(example), family.load(example).image_runs.tolist()
+        ({'tokens': 35, 'fours': 6}, [[6, 12, 0]])
     """
 
     name: ClassVar[str]
@@ -114,47 +141,107 @@ class Family(ABC):
     @property
     @abstractmethod
     def default_fps(self) -> float:
-        """Rate of a video where nothing says it, in frames a second."""
+        """Rate that is assumed of a video that does not say its own, in frames a second."""
 
     @abstractmethod
     def measure_image(self, height: int, width: int) -> VisualTokens:
-        """What an image of this size, in pixels, will look like."""
+        """The tokens and the cost of an image, from its size alone.
+
+        Args:
+            height: of the image upright, in pixels.
+            width: the same.
+
+        Returns:
+            What `image_arrays` will make of it. Whatever this and the other methods for images
+            and videos raise becomes a ``DataError`` that names the example.
+        """
 
     @abstractmethod
     def measure_video(self, clip: Clip, frames: Int64) -> VisualTokens:
-        """What these frames of a video will look like; ``clip.fps`` is known."""
+        """The tokens and the cost of a video, from what its header says.
+
+        Args:
+            clip: length, rate and size of the video; ``clip.fps`` is `default_fps` if not known.
+            frames: int64 ``[T]``, the frames that are seen, increasing.
+
+        Returns:
+            What `video_arrays` will make of these frames.
+        """
 
     @abstractmethod
     def image_arrays(self, image: Any) -> dict[str, Array]:
-        """Model inputs of a PIL image; the first is ``[cost, ...]``."""
+        """The model's inputs of one image.
+
+        Args:
+            image: PIL image, upright.
+
+        Returns:
+            Arrays by the names that the model takes. The first axis of the first one is as long as
+            the cost that was measured.
+        """
 
     @abstractmethod
     def video_arrays(self, frames: UInt8) -> dict[str, Array]:
-        """Model inputs of frames uint8 ``[T, H, W, 3]``; the first as in `image_arrays`."""
+        """The model's inputs of one video.
+
+        Args:
+            frames: uint8 ``[T, H, W, 3]``, the frames that were given to `measure_video`.
+
+        Returns:
+            Arrays by name, the first as in `image_arrays`.
+        """
 
     def join(self, parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        """One set of model inputs from those of several media, in order."""
+        """One set of model inputs from those of several media: each name concatenated on axis 0.
+
+        Args:
+            parts: what `image_arrays` and `video_arrays` gave, in the order of the row.
+        """
         names = dict.fromkeys(name for part in parts for name in part)
         return {n: np.concatenate([part[n] for part in parts if n in part]) for n in names}
 
     def root_positions(self, root: Root, parts: Sequence[Mapping[str, Array]]) -> Int64 | None:  # noqa: ARG002
-        """Position ids int ``[A, n]`` of a root; ``None`` counts from 0."""
+        """Position ids of a root, int ``[A, n]`` on ``A`` axes; ``None`` counts from 0.
+
+        Args:
+            root: its ``n`` tokens and image runs.
+            parts: the arrays of its media, in order.
+        """
         return None
 
     def position_ids(self, positions: Int64) -> Int64:
-        """Position ids as the model takes them, from int64 ``[A, total]``."""
+        """Position ids in the shape that the model takes.
+
+        Args:
+            positions: int64 ``[A, total]``; branches go on from their root on each axis.
+        """
         return positions
 
     def root_texts(self, conversations: Conversations) -> Sequence[str]:
-        """What is written before each of the media."""
+        """What is written before each of the media, one text for each.
+
+        Args:
+            conversations: the example.
+        """
         return conversations.texts
 
     def collate(self, trees: Sequence[MessageTree], total: int) -> dict[str, Array]:  # noqa: ARG002
-        """The inputs of a row of ``total`` tokens beside its tokens and positions."""
+        """The inputs of a row beside its tokens and positions, by name.
+
+        Args:
+            trees: those of the row, in order.
+            total: length of the row with padding, in tokens.
+        """
         return self.join([tree.media for tree in trees if tree.media])
 
     def measure(self, conversations: Conversations) -> dict[str, int]:
         """The cost of an example; files are opened, no pixel is decoded.
+
+        Args:
+            conversations: the example.
+
+        Returns:
+            Integers by the names in `costs`.
 
         Raises:
             DataError: media that cannot be read, or that the model cannot take.
@@ -166,6 +253,9 @@ class Family(ABC):
 
     def load(self, conversations: Conversations) -> MessageTree:
         """The tree of an example with its pixels; it costs exactly what `measure` says.
+
+        Args:
+            conversations: the example.
 
         Raises:
             DataError: media that cannot be decoded, or that the model cannot take.
@@ -200,7 +290,14 @@ class Family(ABC):
         )
 
     def token(self, name: str) -> int:
-        """The id of a special token that the family cannot do without."""
+        """The id of a special token that the family cannot do without.
+
+        Args:
+            name: the token, such as ``"<im_patch>"``.
+
+        Raises:
+            FamilyError: the tokenizer does not have it.
+        """
         found = token_id(self.processor.tokenizer, name)
         if found is None:
             raise FamilyError(

@@ -17,21 +17,22 @@ class ChatFormat:
 
     A turn is written ``user + question + assistant + answer``; the answer and the end-of-turn token
     after it are trained on, everything else is given. The end-of-turn token of the last answer is
-    the target of the token before it and never enters the row.
+    the target of the token before it and never enters the row. Special tokens count as such in the
+    markup alone; what is spelt out in a question or an answer stays ordinary text.
 
     Args:
-        user: before a question.
-        assistant: between a question and its answer.
-        end: after an answer; one token, by default the end-of-sequence token of the tokenizer.
-        separator: between ``end`` and the next turn.
-        system: before the system text.
-        system_end: after it.
-        media_first: images stand before ``user`` and not after it.
+        user: text before a question.
+        assistant: text between a question and its answer.
+        end: text after an answer, one token; by default the end-of-sequence token of the tokenizer.
+        separator: text between ``end`` and the next turn.
+        system: text before the system text.
+        system_end: text after it.
+        media_first: whether images stand before ``user`` and not after it.
 
     Example:
-        >>> plain = ChatFormat(user="Q: ", assistant="\nA: ")
-        >>> plain.end is None
-        True
+        >>> chat = ChatFormat(user="Q: ", assistant="\nA: ")
+        >>> "".join([chat.user, "What is it?", chat.assistant, "A cat."])
+        'Q: What is it?\nA: A cat.'
     """
 
     user: str

@@ -65,7 +65,7 @@ class Molmo2(Family):
         ]
 
     def measure_image(self, height: int, width: int) -> VisualTokens:
-        """A low-resolution view and the crops, each with its own start and end."""
+        """The tokens of a low-resolution view and of the crops, each with its own start and end."""
         grid, crops = self.processor.image_processor.get_image_grid_and_crops(height, width)
         low_rows, low_columns, rows, columns = map(int, grid)
         tokens = np.concatenate(
@@ -77,7 +77,7 @@ class Molmo2(Family):
         return VisualTokens(tokens, np.array([[0, len(tokens)]]), int(crops))
 
     def measure_video(self, clip: Clip, frames: Int64) -> VisualTokens:
-        """Each frame as one view, after its time in seconds."""
+        """The tokens of each frame, as one view after its time in seconds."""
         video_processor = self.processor.video_processor
         side = video_processor.size["height"] // video_processor.patch_size
         rows, columns = (math.ceil(side / pool) for pool in video_processor.pooling_size)

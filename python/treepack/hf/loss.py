@@ -30,15 +30,15 @@ def weighted_loss(
     with the logits of ``logits_to_keep`` alone.
 
     Args:
-        logits: float ``[1, L, vocab]``, those that predict each target.
+        logits: float ``[1, L, vocab]``; those that predict each target, in any float dtype.
         labels: not used; the targets are aligned already and arrive as ``targets``.
-        vocab_size: not used; the last axis of ``logits`` says it.
-        loss_weights: float ``[1, L]``. FSDP2 rounds them with everything else that enters a model
-            unless its ``MixedPrecisionPolicy`` has ``cast_forward_inputs=False``.
+        vocab_size: not used; the last axis of ``logits`` has this size.
+        loss_weights: float ``[1, L]``, of 0 or more. FSDP2 rounds them with everything else that
+            enters a model unless its ``MixedPrecisionPolicy`` has ``cast_forward_inputs=False``.
         targets: int64 ``[1, L]`` target tokens; -100 carries no loss.
         num_items_in_batch: divisor instead of the row's own sum of weights: the sum over all ranks
             and micro-batches of a step, so that every weight counts the same.
-        kwargs: whatever else the model passes on.
+        kwargs: not used; whatever else the model passes on.
 
     Returns:
         A scalar in float32 (float64 for float64 logits); 0 with zero gradients for a row without
@@ -47,6 +47,9 @@ def weighted_loss(
     Raises:
         BatchError: the batch lost its weights or targets on the way, or the logits are not those of
             ``logits_to_keep``.
+
+    Source:
+        Molmo2, arXiv 2601.10611: the loss is divided by the weights of all ranks.
 
     Example:
         >>> import torch
@@ -91,7 +94,7 @@ def molmo2_weights(tree: MessageTree, scale: float = 2.0) -> MessageTree:
 
     Args:
         tree: one example. It is not modified; tokens and media are shared with the result.
-        scale: 2 in Molmo2.
+        scale: factor of all weights, 2 in Molmo2.
 
     Returns:
         The tree with new weights. Loss tokens are labels that are not -100; the end target counts

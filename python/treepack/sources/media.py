@@ -19,7 +19,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)
-"""Orientations that a camera writes down when height and width of the file are exchanged."""
+"""EXIF orientations in which height and width of the file are exchanged."""
 
 
 class Clip(NamedTuple):
@@ -39,7 +39,7 @@ class Clip(NamedTuple):
 
 
 def image_size(value: Any, name: str) -> tuple[int, int]:
-    """Height and width of an image as it is meant to be seen; files are read up to their header.
+    """Height and width of an image upright, in pixels; of a file only the header is read.
 
     Args:
         value: path, PIL image, or uint8 array ``[H, W]`` or ``[H, W, C]``.
@@ -79,18 +79,20 @@ def _image(value: Any, name: str) -> Iterator[Image]:
 
 
 def _orientation(image: Image) -> int:
-    # Only what the header holds counts: PNG may carry the tag behind its pixels, where measuring
-    # does not look, and TIFF is turned by PIL itself.
+    # Only a tag in the header counts: PNG may have it after the pixels, which measuring does not
+    # read, and TIFF is turned by PIL itself.
     if image.format == "TIFF" or "exif" not in image.info:
         return 1
     return int(image.getexif().get(ORIENTATION_TAG, 1))
 
 
 def video_clip(value: Any, name: str) -> Clip:
-    """Length, rate and size of a video; files are read up to their header where it says enough.
+    """Length, rate and size of a video; no frame is decoded.
+
+    Of a file only the header is read, or all packets where the header does not count the frames.
 
     Args:
-        value: path, or uint8 array ``[T, H, W, 3]``, whose rate nobody knows.
+        value: path, or uint8 array ``[T, H, W, 3]``, which has no rate.
         name: the example, for errors.
 
     Raises:
@@ -114,7 +116,7 @@ def load_frames(value: Any, indices: npt.NDArray[np.int64], name: str) -> UInt8:
 
     Args:
         value: as for `video_clip`.
-        indices: int ``[n]``, which frames, in increasing order.
+        indices: int64 ``[n]``, which frames, in increasing order.
         name: the example, for errors.
 
     Raises:
