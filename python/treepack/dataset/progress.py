@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import get_worker_info
 
+from treepack.dataset._orphans import end_with_parent
 from treepack.dataset._settings import Settings
 from treepack.dataset._workers import Board
 from treepack.dataset.iterator import PackIterator
@@ -70,6 +71,8 @@ class Progress:
         # A worker's copy of the dataset counts what it gives, not what its parent consumed.
         self._consumed = None
         worker = get_worker_info()
+        if worker is not None:
+            end_with_parent()
         if worker is None:
             self._board.clear()
         elif self._board.is_outdated:

@@ -38,8 +38,8 @@ class Conversations:
         branches: the conversations, each one branch: its turns ``(question, answer)``, in order, or
             ``(question, answer, weight)``.
         media: images and videos ``(kind, value)`` or ``(kind, value, options)``, in the order in
-            which the model sees them. The kind is ``"image"`` or ``"video"``; the value a path, a PIL image, or a uint8 array
-            ``[H, W, C]`` (of a video ``[T, H, W, 3]``).
+            which the model sees them. The kind is ``"image"`` or ``"video"``; the value a path, a
+            PIL image, or a uint8 array ``[H, W, C]`` (of a video ``[T, H, W, 3]``).
         texts: what stands before each of the media in every conversation; all empty by default.
         system: instruction that precedes everything.
         key: name of the example in errors, packs and statistics.
