@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 
 from treepack.batch import PackedBatch
+from treepack.dataset._settings import Settings
+from treepack.dataset.sharding import Introduction, check_introductions
 from treepack.dataset.state import merge
 from treepack.errors import DatasetError, StateError
 
@@ -96,9 +98,9 @@ def steps(
         all ranks. A step whose weights sum to 0 is skipped, since nothing in it is trained on.
 
     Raises:
-        DatasetError: a wrong argument; no step has any weight, or a thousand in succession have
-            none; or the loader of another rank failed. An error on one rank ends all, so that none
-            waits for ever.
+        DatasetError: a wrong argument; ranks whose shards or settings do not fit together; no step
+            has any weight, or a thousand in succession have none; or the loader of another rank
+            failed. An error on one rank ends all, so that none waits for ever.
 
     Source:
         One divisor for all ranks and micro-batches: ``num_items_in_batch`` of transformers'
@@ -117,6 +119,7 @@ def steps(
             f"{accumulate=} and {end=}"
         )
     world = dist.get_world_size(group) if _is_distributed() else 1
+    _meet(_dataset_of(loader), group)
     stream, filler = None, None
     weights = _Weights()
     while True:
@@ -151,6 +154,7 @@ def gather_state(dataset: Any, group: Any = None) -> dict[str, Any]:
         ``treepack.state.merge`` of the states, the same on every rank; JSON-safe.
 
     Raises:
+        DatasetError: ranks whose shards or settings do not fit together.
         StateError: a rank cannot give its state, or the states are not of one stream. All ranks
             raise, so that none waits for ever.
 
@@ -167,6 +171,7 @@ def gather_state(dataset: Any, group: Any = None) -> dict[str, Any]:
     """
     if not _is_distributed():
         return merge([dataset.state_dict()])
+    _meet(dataset, group)
     state, failure = None, None
     try:
         state = dataset.state_dict()
@@ -182,6 +187,21 @@ def gather_state(dataset: Any, group: Any = None) -> dict[str, Any]:
     return merge(states)
 
 
+def _meet(dataset: Any, group: Any) -> None:
+    """Compare shards and settings with the other ranks, before the first step."""
+    if not _is_distributed():
+        return
+    settings = getattr(dataset, "settings", None)
+    told = settings.introduce() if isinstance(settings, Settings) else Introduction(None)
+    ranks: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(ranks, told, group=group)
+    check_introductions(ranks)
+
+
+def _dataset_of(loader: Any) -> Any:
+    return getattr(loader, "dataset", loader)
+
+
 def _take(
     loader: Any, stream: Iterator[PackedBatch] | None, accumulate: int
 ) -> tuple[Iterator[PackedBatch] | None, list[PackedBatch], Exception | None]:
@@ -195,7 +215,7 @@ def _take(
 
 def _begin(loader: Any) -> Iterator[PackedBatch]:
     """Iterate, and count what is consumed from there; loaders fetch ahead."""
-    dataset = getattr(loader, "dataset", loader)
+    dataset = _dataset_of(loader)
     counts = hasattr(dataset, "count_from") and dataset.why_not_resumable is None
     start = dataset.next_start() if counts else None
     stream: Iterator[PackedBatch] = iter(loader)
@@ -241,7 +261,7 @@ def _check_ranks(total: Agreement) -> None:
 
 
 def _mark_consumed(loader: Any, packs: list[PackedBatch]) -> None:
-    consumed = getattr(getattr(loader, "dataset", loader), "consumed", None)
+    consumed = getattr(_dataset_of(loader), "consumed", None)
     for pack in packs:
         if consumed is not None and pack["treepack"].state is not None:
             consumed(pack)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from treepack._core import Packer
+from treepack.dataset.sharding import Introduction, SentShard, find_shard
 from treepack.errors import BudgetError, DatasetError
 from treepack.sources.protocol import OrderedSource, is_map_style
 
@@ -60,7 +63,8 @@ class Settings:
         source: where examples come from.
         policy: how they are packed.
         family: of the model, or ``None`` if the source yields `MessageTree`.
-        shard: rank and size of the data-parallel group.
+        shard: rank and size of the data-parallel group, if the user gave them; else they are found
+            when they are needed, by `find_shard`.
         virtual_shards: V, or ``None`` for ranks times workers.
         seed: of the order.
         shuffle: whether a map-style source is shuffled.
@@ -71,12 +75,13 @@ class Settings:
         transform: applied to every loaded tree, or ``None``.
         why_not_resumable: why the stream has no state to save, or ``None``.
         source_start: state of an iterable at its first example.
+        sent_shard: what the process that started this one knew of its shard.
     """
 
     source: Any
     policy: Policy
     family: Family | None
-    shard: tuple[int, int]
+    shard: tuple[int, int] | None
     virtual_shards: int | None
     seed: int
     shuffle: bool
@@ -87,6 +92,7 @@ class Settings:
     transform: Callable[[MessageTree], MessageTree] | None
     why_not_resumable: str | None
     source_start: Any
+    sent_shard: SentShard | None = None
 
     def __post_init__(self) -> None:
         if self.epochs != 1 and not is_map_style(self.source):
@@ -104,6 +110,32 @@ class Settings:
     def budgets(self) -> Mapping[str, int]:
         """Capacities of a row."""
         return self.policy.budgets
+
+    def find_shard(self) -> tuple[int, int]:
+        """Rank and size of the data-parallel group, as they are now.
+
+        Raises:
+            DatasetError: the environment says half of what it takes.
+        """
+        return find_shard(self.shard, self.sent_shard)
+
+    def sent(self) -> Settings:
+        """The settings as a process sends them to the workers that it starts."""
+        try:
+            return replace(self, sent_shard=SentShard(os.getpid(), self.find_shard()))
+        except DatasetError:
+            # Whoever reads the copy will find out for itself.
+            return self
+
+    def introduce(self) -> Introduction:
+        """What this rank tells the others."""
+        try:
+            shard = self.find_shard()
+        except DatasetError as error:
+            return Introduction(None, error=str(error))
+        told = {**self.fingerprint(), "epochs": self.epochs, "virtual_shards": self.virtual_shards}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return Introduction(shard, self.shard is not None, digest)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the packs depend on beside the examples, as a state keeps it."""

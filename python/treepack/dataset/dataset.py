@@ -25,7 +25,7 @@ from treepack.dataset._settings import (
 from treepack.dataset._torch_internals import is_spawning
 from treepack.dataset._workers import check_caller
 from treepack.dataset.progress import Progress
-from treepack.dataset.sharding import check_shard, default_shard
+from treepack.dataset.sharding import check_shard
 from treepack.errors import StateError
 from treepack.sources.protocol import check_source, find_start
 
@@ -65,8 +65,9 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             fine-tuning mixture, V = 1, 8 and 24 use 1.020, 1.020 and 1.023 times the fewest
             possible rows, and hold 47, 359 and 1,083 examples in pools.
         shard: ``(rank, world_size)`` of the data-parallel group, or its ``DeviceMesh`` such as
-            ``mesh["dp"]``; by default that of ``torch.distributed`` when the dataset is built, or
-            what ``torchrun`` will make it, else ``(0, 1)``.
+            ``mesh["dp"]``. By default found when it is needed, so that a dataset may be built
+            before the ranks exist: that of ``torch.distributed``, else what ``RANK`` and
+            ``WORLD_SIZE`` say, else ``(0, 1)``.
         seed: of the order, an integer in ``[0, 2**64)``.
         shuffle: whether a map-style source is shuffled, anew in each epoch; an iterable keeps its
             order.
@@ -157,7 +158,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
                 == "requeue",
             ),
             family=find_family(processor, family, chat, budgets),
-            shard=check_shard(default_shard() if shard is None else shard),
+            shard=None if shard is None else check_shard(shard),
             virtual_shards=positive("virtual_shards", virtual_shards),
             seed=check_seed(seed),
             shuffle=bool(shuffle),
@@ -188,8 +189,12 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
 
     @property
     def shard(self) -> tuple[int, int]:
-        """Rank and size of the data-parallel group."""
-        return self.settings.shard
+        """Rank and size of the data-parallel group, as they are now.
+
+        Raises:
+            DatasetError: ``WORLD_SIZE`` is set without ``RANK``, or the reverse.
+        """
+        return self.settings.find_shard()
 
     @property
     def virtual_shards(self) -> int | None:
@@ -379,8 +384,11 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         if is_spawning():
             check_caller(sys._getframe(1))
-        return {**self.__dict__, "_progress": self._progress.copy(self.settings)}
+        settings = self.settings.sent() if is_spawning() else self.settings
+        progress = self._progress.copy(settings)
+        return {**self.__dict__, "settings": settings, "_progress": progress}
 
     def __repr__(self) -> str:
-        kind, shard, virtual_shards = type(self.source).__name__, self.shard, self.virtual_shards
+        kind, virtual_shards = type(self.source).__name__, self.virtual_shards
+        shard = self.settings.shard
         return f"PackedDataset({kind}, budgets={self.budgets}, {shard=}, {virtual_shards=})"

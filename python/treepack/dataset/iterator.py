@@ -66,7 +66,9 @@ class PackIterator:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         settings = self.settings
-        ownership = own(state, settings.shard, worker, workers, settings.virtual_shards)
+        # The iterator keeps what it began with; a state that it gives later is of the same shard.
+        self._shard = settings.find_shard()
+        ownership = own(state, self._shard, worker, workers, settings.virtual_shards)
         shards = _make_shards(settings, ownership, shards_of(state))
         self._ownership = ownership
         self._shards, self._live = shards, list(shards)
@@ -169,7 +171,7 @@ class PackIterator:
 
     def _scope(self) -> Scope:
         """The shards of this worker; if it is the only one of its rank, turned to the next one."""
-        rank, world = self.settings.shard
+        rank, world = self._shard
         scope = self._ownership.scope
         shard = next_shard([shard.index for shard in self._shards], self._states)
         if scope.owners > world or shard is None:

@@ -107,7 +107,7 @@ class Progress:
         """The state in which the next iteration begins: the one loaded, or the stream's start."""
         if self._loaded is not None:
             return copy.deepcopy(self._loaded)
-        rank, world = self._settings.shard
+        rank, world = self._settings.find_shard()
         total = self._settings.virtual_shards or 0
         return make_state(self._settings.fingerprint(), Scope(world, rank, 0), total)
 
@@ -119,7 +119,7 @@ class Progress:
         """
         settings = self._settings
         check_state(state, settings.fingerprint(), settings.virtual_shards)
-        check_scope(scope_of(state), settings.shard)
+        check_scope(scope_of(state), settings.find_shard())
         self._iterator = self._consumed = None
         self._loaded = copy.deepcopy(dict(state))
         self._board.note_load()
@@ -142,7 +142,7 @@ class Progress:
                 raise StateError(TOO_LATE)
             # Another iteration has gone on from there; this one began anew.
             self._loaded = self._consumed = None
-        consumed = self._consumed or Consumed(self.next_start(), self._settings.shard)
+        consumed = self._consumed or Consumed(self.next_start(), self._settings.find_shard())
         self._consumed = consumed
         consumed.add(state)
         # The workers have it; another iteration begins anew.
@@ -150,7 +150,7 @@ class Progress:
 
     def count_from(self, start: Mapping[str, Any]) -> None:
         """Count consumed batches from the start of an iteration that has just begun."""
-        self._consumed = Consumed(start, self._settings.shard)
+        self._consumed = Consumed(start, self._settings.find_shard())
 
     def copy(self, settings: Settings) -> Progress:
         """That of a copy of the dataset, here or in a new process; what runs here stays here."""
