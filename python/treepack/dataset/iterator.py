@@ -106,11 +106,15 @@ class PackIterator:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration stands after the row that it gave last."""
+        return self._make_state(None)
+
+    def _make_state(self, iteration: Iteration | None) -> dict[str, Any]:
         for shard in self._shards:
             if shard.index not in self._states:
                 self._states[shard.index] = shard.state()
         ordered = [self._states[shard.index] for shard in self._shards]
-        return make_state(self._fingerprint, self._scope(), self._ownership.total, ordered)
+        total = self._ownership.total
+        return make_state(self._fingerprint, self._scope(), total, ordered, iteration)
 
     @property
     def _can_resume(self) -> bool:
@@ -161,12 +165,9 @@ class PackIterator:
             bidirectional=settings.bidirectional,
             budgets=settings.budgets,
             sliding_windows=settings.sliding_windows,
-            state=self.state_dict() if self._can_resume else None,
+            state=self._make_state(self.iteration) if self._can_resume else None,
         )
-        row = batch["treepack"]
-        if self.iteration is not None and row.state is not None:
-            row.state["iteration"] = list(self.iteration)
-        row.stats.update(shard.stats())
+        batch["treepack"].stats.update(shard.stats())
         return batch
 
     def _scope(self) -> Scope:

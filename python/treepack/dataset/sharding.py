@@ -38,7 +38,7 @@ class Ownership(NamedTuple):
     @property
     def shards(self) -> list[int]:
         """Their numbers, increasing."""
-        return [s for s in range(self.total) if (s - self.offset) % self.owners == self.owner]
+        return list(range((self.owner + self.offset) % self.owners, self.total, self.owners))
 
     @property
     def scope(self) -> Scope:
