@@ -14,23 +14,8 @@ from helpers.cases import cases
 from helpers.tree_sources import dataset
 from treepack.errors import StateError
 
-STRANGE = (
-    None,
-    True,
-    False,
-    -1,
-    0,
-    1,
-    2**31,
-    10**18,
-    10**400,
-    1.0,
-    0.5,
-    float("nan"),
-    "",
-    "x" * 400,
-)
-STRANGE = (*STRANGE, [], [[]], [1], {}, {"a": 1}, (), b"1", {1, 2}, object())
+NUMBERS = (True, False, -1, 0, 1, 2**31, 10**18, 10**400, 1.0, 0.5, float("nan"))
+STRANGE = (*NUMBERS, None, "", "x" * 400, [], [[]], [1], {}, {"a": 1}, (), b"1", {1, 2}, object())
 
 
 def states():
@@ -78,6 +63,15 @@ def damaged(rng, state):
     return state
 
 
+def rejection(stream, state):
+    """The message of the error, or nothing."""
+    try:
+        stream.load_state_dict(state)
+    except StateError as error:
+        return str(error)
+    return ""
+
+
 def canonical(state):
     return json.dumps(state, sort_keys=True)
 
@@ -88,15 +82,13 @@ def test_damaged_states_are_rejected():
         source, shards, state = STATES[rng.integers(len(STATES))]
         other = damaged(rng, state)
         stream = dataset(source, n=60, virtual_shards=shards)
-        try:
-            stream.load_state_dict(other)
-        except StateError as error:
+        if message := rejection(stream, other):
             rejected += 1
-            assert len(str(error)) < 1000
+            assert len(message) < 1000
         else:
             # What was put in is what had been there.
             assert canonical(other) == canonical(state)
-    assert rejected > 400
+    assert rejected > 0.8 * 500
 
 
 @pytest.mark.parametrize("thing", [*STRANGE, "state", [STATES[0]]])
