@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from mutants.find import Mutant
 
 PYTEST = ("_pytest", "pytest", "pytest_timeout", "pluggy", "py")
 OURS = ("treepack", "helpers", "mutants", "conftest", "tests", "__main__")
+
+MOST_SECONDS = 15
+"""Of tests that a mutant is judged by."""
 
 
 class Profile(NamedTuple):
@@ -37,11 +41,16 @@ class Profile(NamedTuple):
         return cls(**json.loads(path.read_text("utf-8")))
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """Tests that call the function of a mutant, the fastest first; all where none is known."""
+        """Tests that call the function of a mutant, the fastest first; all where none is known.
+
+        So many that they take `MOST_SECONDS`: a mutant that only the slow ones find, survives.
+        """
         file, (first, last) = mutant.file.partition("/")[2], mutant.scope or (0, 0)
         wanted = {f"{file}:{line}" for line in range(first, last + 1)}
         found = [test for test, called in self.calls.items() if not wanted.isdisjoint(called)]
-        return sorted(found or self.seconds, key=self.seconds.__getitem__)
+        fastest = sorted(found or self.seconds, key=self.seconds.__getitem__)
+        ends = accumulate(self.seconds[test] for test in fastest)
+        return [test for test, end in zip(fastest, ends, strict=True) if end <= MOST_SECONDS]
 
 
 class Noting:
