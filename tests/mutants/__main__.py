@@ -91,22 +91,17 @@ class Judge:
             raise SystemExit("the tests have changed meanwhile; start again, it goes on from here")
         if self.sandbox is None:
             self._prepare()
-        return self.sandbox.test_with(mutant.file, mutant.text, **self._options(self.limit))
+        return self.sandbox.test(mutant, self.limit)
 
     def _prepare(self) -> None:
         """The tests must pass on the package as it is; how long they take bounds all others."""
-        self.sandbox = Sandbox(ROOT, FOLDER / self.name)
-        for _ in range(2):
-            outcome = self.sandbox.test(**self._options(1800))
-            if outcome.verdict != "passed":
-                raise SystemExit(f"{self.name}: the tests fail by themselves; {self.sandbox.log}")
-            print(f"{self.name}: the tests take {outcome.seconds:.0f} s", flush=True)
-            self.sandbox.import_what_tests_import()
-        self.limit = 20 + 4 * outcome.seconds
-
-    def _options(self, limit: float) -> dict[str, object]:
-        group = self.group
-        return {"tests": self.tests, "skip": group.skip, "cases": group.cases, "limit": limit}
+        self.sandbox = Sandbox(ROOT, FOLDER / self.name, self.group.cases)
+        outcome = self.sandbox.note(self.tests, self.group.skip, 1800)
+        if outcome.verdict != "passed":
+            raise SystemExit(f"{self.name}: the tests fail by themselves; see {self.sandbox.log}")
+        print(f"{self.name}: the tests take {outcome.seconds:.0f} s", flush=True)
+        self.sandbox.import_what_tests_import()
+        self.limit = 20 + 2 * outcome.seconds
 
     def _known(self) -> dict[str, str]:
         """Verdicts that still hold. More tests let no killed one live."""

@@ -21,6 +21,7 @@ class Mutant(NamedTuple):
         before: the text that is replaced.
         after: what replaces it.
         text: the whole file with the fault.
+        scope: first and last line of the function around it, or ``None``.
         key: the same as long as the function around it and the fault are the same.
     """
 
@@ -30,6 +31,7 @@ class Mutant(NamedTuple):
     before: str
     after: str
     text: str
+    scope: tuple[int, int] | None
     key: str
 
 
@@ -49,7 +51,9 @@ def mutants_of(path: Path, root: Path) -> list[Mutant]:
             place = f"{old.lineno - _line(scope)}:{old.col_offset}"
             told = "\n".join((file, operator, before, after, around, place))
             key = hashlib.sha256(told.encode()).hexdigest()[:16]
-            found.append(Mutant(file, old.lineno, operator, before, after, text, key))
+            found.append(
+                Mutant(file, old.lineno, operator, before, after, text, _lines(scope), key)
+            )
     return found
 
 
@@ -109,6 +113,13 @@ def _written(old: ast.AST, new: ast.AST | None) -> str:
 
 def _line(scope: ast.AST | None) -> int:
     return 0 if scope is None else scope.lineno
+
+
+def _lines(scope: ast.FunctionDef | None) -> tuple[int, int] | None:
+    """From the first decorator on, where Python says that a function begins."""
+    if scope is None:
+        return None
+    return min([scope.lineno, *(x.lineno for x in scope.decorator_list)]), scope.end_lineno
 
 
 def _compiles(text: str) -> bool:

@@ -12,7 +12,6 @@ import compileall
 import contextlib
 import gc
 import importlib
-import json
 import multiprocessing
 import os
 import select
@@ -27,10 +26,9 @@ from typing import NamedTuple
 
 import pytest
 
+from mutants.find import Mutant
 from mutants.groups import PACKAGE
-
-SLOW = ("torch", "torchvision", "torchdata", "transformers", "sympy", "numpy", "pandas", "pyarrow")
-"""What may be imported before pytest, which wants to import its own plugins itself."""
+from mutants.profile import InOrder, Noting, Profile
 
 OTHER_PACKAGE = 99
 """Exit code of tests that did not judge the copy."""
@@ -49,10 +47,12 @@ class Sandbox:
     Args:
         root: of the repository.
         folder: for the copy; it is made anew.
+        cases: TREEPACK_CASES.
     """
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    def __init__(self, root: Path, folder: Path, cases: float) -> None:
         self.root = root
+        self.cases = cases
         self.path = folder / "python"
         self.log = folder / "tests.log"
         self.profile = folder / "profile.json"
@@ -60,33 +60,29 @@ class Sandbox:
         shutil.copytree(root / PACKAGE, self.path / "treepack")
         compileall.compile_dir(self.path, quiet=2)
 
-    def test(
-        self, tests: Sequence[str], skip: Sequence[str], cases: float, limit: float
-    ) -> Outcome:
-        """Run tests on the copy in a process of their own, until the first that fails."""
-        start = time.monotonic()
-        with self.log.open("w") as log:
-            process = os.fork()
-            if not process:
-                _run_child(log.fileno(), lambda: self._pytest(tests, skip, cases))
-            verdict = _wait(process, limit)
-        return Outcome(verdict, time.monotonic() - start)
+    def note(self, tests: Sequence[str], skip: Sequence[str], limit: float) -> Outcome:
+        """Run all the tests once, and note what they call."""
+        leave_out = ["-k", " and ".join(f"not {word}" for word in skip)] if skip else []
+        plugin = Noting(self.path, self.profile)
+        return self._run([*leave_out, *tests], plugin, limit)
 
-    def test_with(self, file: str, text: str, **options) -> Outcome:
-        """The same, with another text in one file of the package."""
-        path = self.path / Path(file).relative_to("python")
+    def test(self, mutant: Mutant, limit: float) -> Outcome:
+        """Run the tests that call the function of a mutant, until the first that fails."""
+        tests = Profile.read(self.profile).tests_of(mutant)
+        files = dict.fromkeys(test.partition("::")[0] for test in tests)
+        path = self.path / Path(mutant.file).relative_to("python")
         before = path.read_text("utf-8")
         for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             compiled.unlink()
         try:
-            path.write_text(text, "utf-8")
-            return self.test(**options)
+            path.write_text(mutant.text, "utf-8")
+            return self._run(list(files), InOrder(tests), limit)
         finally:
             path.write_text(before, "utf-8")
 
     def import_what_tests_import(self) -> None:
         """Once for all runs: every foreign module that the last one noted."""
-        for name in json.loads(self.profile.read_text())["modules"]:
+        for name in Profile.read(self.profile).modules:
             # Some can be imported by their package alone.
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
@@ -94,60 +90,31 @@ class Sandbox:
         gc.freeze()
         atexit.register(gc.unfreeze)
 
-    def _pytest(self, tests: Sequence[str], skip: Sequence[str], cases: float) -> int:
+    def _run(self, arguments: Sequence[str], plugin: object, limit: float) -> Outcome:
+        start = time.monotonic()
+        with self.log.open("w") as log:
+            process = os.fork()
+            if not process:
+                _run_child(log.fileno(), lambda: self._pytest(arguments, plugin))
+            verdict = _wait(process, limit)
+        return Outcome(verdict, time.monotonic() - start)
+
+    def _pytest(self, arguments: Sequence[str], plugin: object) -> int:
         os.chdir(self.root)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-        os.environ["TREEPACK_CASES"] = str(cases)
+        os.environ["TREEPACK_CASES"] = str(self.cases)
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         os.environ["PYTHONPATH"] = f"{self.path}:{os.environ.get('PYTHONPATH', '')}"
         sys.path.insert(0, str(self.path))
         sys.dont_write_bytecode = True
         _fork_ranks()
-        leave_out = ["-k", " and ".join(f"not {word}" for word in skip)] if skip else []
-        settings = [
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "pytest_timeout",
-            "--tb=short",
-            *leave_out,
-        ]
-        code = pytest.main([*settings, *tests], plugins=[_FastFirst(self.profile)])
+        plugins = ["-p", "no:cacheprovider", "-p", "pytest_timeout"]
+        code = pytest.main(["-x", "--tb=short", *plugins, *arguments], plugins=[plugin])
         found = sys.modules.get("treepack")
         if found is not None and not found.__file__.startswith(str(self.path)):
             print("the tests imported another treepack:", found.__file__)
             return OTHER_PACKAGE
         return int(code)
-
-
-class _FastFirst:
-    """Runs slow tests last, by what a whole run took, and notes it after one."""
-
-    def __init__(self, profile: Path) -> None:
-        self.profile = profile
-        known = json.loads(profile.read_text()) if profile.exists() else {}
-        self.seconds: dict[str, float] = known.get("seconds", {})
-
-    def pytest_collection_modifyitems(self, items) -> None:
-        files = list(dict.fromkeys(item.path for item in items))
-        # The fixtures of a file are made once: its tests stay together, those that need them last.
-        items.sort(key=lambda item: (files.index(item.path), self._cost(item)))
-
-    def _cost(self, item) -> tuple[bool, float]:
-        fixtures = item._fixtureinfo.name2fixturedefs.values()
-        shares = any(found[-1].scope == "module" for found in fixtures)
-        return shares, round(self.seconds.get(item.nodeid, 0), 1)
-
-    def pytest_runtest_logreport(self, report) -> None:
-        if report.when == "call":
-            self.seconds[report.nodeid] = report.duration
-
-    def pytest_sessionfinish(self, exitstatus) -> None:
-        if exitstatus == 0:
-            modules = [name for name in sys.modules if name.partition(".")[0] in SLOW]
-            told = {"seconds": self.seconds, "modules": modules}
-            self.profile.write_text(json.dumps(told))
 
 
 def _fork_ranks() -> None:
