@@ -9,44 +9,23 @@ import pytest
 import torch
 import treepack as tp
 from helpers.cases import cases
-from helpers.text_rows import VOCABULARY, distance, gradients, paths
+from helpers.text_rows import VOCABULARY, distance, gradients, paths, stock_model
 from helpers.text_rows import random_row as any_row
 from helpers.unrounded import unrounded
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 LOGITS = GRADIENTS = 1e-12
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.5,
-}
 random_row = functools.partial(any_row, mode="none")
-MODELS = {
-    "llama": lambda **sizes: LlamaForCausalLM(LlamaConfig(**SIZES | sizes)),
-    "qwen3": lambda **sizes: Qwen3ForCausalLM(Qwen3Config(**SIZES | sizes)),
-}
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=["llama", "qwen3"])
 def models(request):
     """The stock model, and the same one with tree attention."""
-    with unrounded():
-        yield pair(request.param)
-
-
-def pair(name):
-    torch.manual_seed(0)
-    stock = MODELS[name]().double()
-    stock.set_attn_implementation("sdpa")
+    stock = stock_model(request.param, num_attention_heads=4, num_key_value_heads=2)
     ours = copy.deepcopy(stock)
     tp.hf.register()
     ours.set_attn_implementation("treepack")
-    return stock, ours
+    with unrounded():
+        yield stock, ours
 
 
 def alone(stock, mask, inputs, weights):
@@ -66,7 +45,7 @@ def test_every_path_is_as_if_alone(models):
     stock, ours = models
     for rng in cases(25, "paths alone"):
         mask, inputs = random_row(rng)
-        weights = torch.from_numpy(rng.standard_normal((mask.total, SIZES["vocab_size"])))
+        weights = torch.from_numpy(rng.standard_normal((mask.total, VOCABULARY)))
         expected, loss = alone(stock, mask, inputs, weights)
         logits = ours(**inputs).logits[0]
         assert (logits - expected)[: mask.used].abs().max() < LOGITS
