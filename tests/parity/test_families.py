@@ -6,9 +6,9 @@ import functools
 import numpy as np
 import pytest
 import torch
-import transformers
 import treepack as tp
 from helpers import tiny_models
+from helpers.text_rows import stock_model
 from helpers.tiny_models import film, photo, row
 from helpers.unrounded import unrounded
 from torch.nn.functional import cross_entropy
@@ -206,15 +206,6 @@ def test_the_stock_mask_on_the_same_row_would_be_far_off(name):
     assert (right - wrong).abs().max() > 0.5
 
 
-def text_model(name):
-    kinds = {
-        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-        "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
-    }
-    config, model = kinds[name]
-    return tiny_models.randomised(model(config(**tiny_models.TEXT, vocab_size=50)))
-
-
 def deep_tree(rng, depth):
     tokens = rng.integers(0, 50, rng.integers(1, 6))
     children = [deep_tree(rng, depth - 1) for _ in range(rng.integers(1, 4) if depth else 0)]
@@ -231,7 +222,7 @@ def expected_logits(model, node, before=()):
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_text_models_train_on_trees_of_any_depth(name):
     rng = np.random.default_rng(0)
-    stock = text_model(name)
+    stock = stock_model(name)
     packed = tp.hf.prepare(copy.deepcopy(stock))
     examples = [deep_tree(rng, depth) for depth in (3, 0, 2)]
     total = sum(tree.n_tokens for tree in examples) + 5
