@@ -77,7 +77,9 @@ class PackedRow:
         if target_counts is None:
             target_counts = np.zeros(mask.n_nodes, np.int64)
         self.target_counts = target_counts
+        # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
+        # By window, ``None`` for the whole row; not moved with the row, but made anew.
         self._blocks: dict[int | None, Blocks] = {}
 
     @property

@@ -261,9 +261,10 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration go on where a state was saved.
 
-        However far the stream had come, nothing is replayed: with a pool of 48, the first pack
-        after this takes 1 ms. The number of virtual shards is taken from the state; the numbers of
-        ranks and workers may differ from before, if the state covers the shards that they own.
+        How far the stream had come makes no difference: the first pack after this takes 1 ms, with
+        a pool of 48 and a source read by index. The number of virtual shards is taken from the
+        state; the numbers of ranks and workers may differ from before, if the state covers the
+        shards that they own.
 
         Args:
             state: from `state_dict`, or ``batch["treepack"].state`` of a stream that one process

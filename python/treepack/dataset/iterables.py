@@ -98,7 +98,9 @@ class BookmarkedIterable:
 
     def __init__(self, source: Any, bookmark: Bookmark) -> None:
         self.source = source
+        # Of the next item.
         self.number = bookmark.number
+        # Those that a shard may still go back to, oldest first.
         self.bookmarks = deque([bookmark])
         self.has_state = hasattr(source, "state_dict")
         with hidden_worker_info():
@@ -163,8 +165,11 @@ class Splitter:
         self.step = step
         self.shards = shards
         self.points = dict(points)
+        # Items that were read for each shard and not taken yet.
         self.queues: dict[int, deque[Arrival]] = {shard: deque() for shard in points}
+        # By position: items that a shard held when it was saved, until it asks for them.
         self.recalled: dict[int, Arrival] = {}
+        # The number of the first item that each shard may go back to.
         self.oldest = {shard: point.bookmark.number for shard, point in points.items()}
         start = min((point.bookmark for point in points.values()), key=lambda mark: mark.number)
         self.items = BookmarkedIterable(source, start)

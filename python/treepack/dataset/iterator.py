@@ -57,7 +57,9 @@ class PackIterator:
     ) -> None:
         self.settings = settings
         self.iteration = iteration
+        # The same in every state, and it takes time to make.
         self._fingerprint = settings.fingerprint()
+        # Whether a step ended with an interrupt, and whether another iteration has begun.
         self._is_interrupted = self._is_retired = False
         self.set_state(state)
 
@@ -71,6 +73,7 @@ class PackIterator:
         ownership = own(state, self._shard, worker, workers, settings.virtual_shards)
         shards = _make_shards(settings, ownership, shards_of(state))
         self._ownership = ownership
+        # All that this worker owns, and those that have not ended.
         self._shards, self._live = shards, list(shards)
         # The state of each shard after its last pack, as far as somebody has asked for it,
         # and that of the shard at work before the step that is being made.

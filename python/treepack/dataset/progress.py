@@ -58,6 +58,7 @@ class Progress:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # The four of the table above.
         self._loaded: dict[str, Any] | None = None
         self._iterator: PackIterator | None = None
         self._consumed: Consumed | None = None

@@ -209,6 +209,7 @@ class GroupedConversations(Sequence[Conversations]):
             group = record.group if record.media else index
             owners.append(groups.setdefault(group, len(groups)))
         owner = np.array(owners, np.int64)
+        # Indices of the records, example after example, and where each example ends among them.
         self._members = np.argsort(owner, kind="stable")[self.skipped :]
         self._ends = np.cumsum(np.bincount(owner[owner >= 0], minlength=len(groups)))
 

@@ -58,9 +58,11 @@ class Mixture(OrderedSource):
             )
         self.sources = dict(sources)
         self.shares = _shares(self.sources, weights)
+        # The number in the mixture of the first example of each source, and the end.
         self.starts = [0, *accumulate(len(source) for source in self.sources.values())]
         self._names = list(self.sources)
         self._parts = list(self.sources.values())
+        # The same for the draws of a block, before they are shuffled.
         self._first_slots = [0, *accumulate(self.shares)]
         measured = [hasattr(source, "measure") for source in self._parts]
         if all(measured):
