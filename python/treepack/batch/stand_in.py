@@ -51,7 +51,14 @@ class StandIn:
     def __ne__(self, other: object) -> bool:
         if isinstance(other, StandIn):
             return not self == other
-        # Trainers count labels with it, and take an AttributeError for "cannot be counted".
+        return self.ne(other)
+
+    def ne(self, _: object) -> NoReturn:
+        """What trainers count labels with; they take an AttributeError for "cannot be counted".
+
+        Raises:
+            BatchError: always.
+        """
         raise BatchError(_message(self._name))
 
     def __hash__(self) -> int:
