@@ -51,10 +51,14 @@ class StandIn:
     def __ne__(self, other: object) -> bool:
         if isinstance(other, StandIn):
             return not self == other
-        return self.ne(other)
+        raise BatchError(_message(self._name))
+
+    def __getitem__(self, _: object) -> NoReturn:
+        # Trainers count labels, and take an AttributeError for "cannot be counted".
+        raise (BatchError if self._name == "labels" else NotPreparedError)(_message(self._name))
 
     def ne(self, _: object) -> NoReturn:
-        """What trainers count labels with; they take an AttributeError for "cannot be counted".
+        """Rejected as `__getitem__` is, for the same reason.
 
         Raises:
             BatchError: always.
@@ -89,7 +93,8 @@ def _message(name: str) -> str:
     return (
         f"a packed batch reached code that reads {name!r} as ever, so it would not see the mask or "
         "the loss weights of the row; call tp.hf.prepare(model), again if its attention was "
-        "switched or it was saved and loaded, and pass plain inputs inside of tp.hf.restore(model)"
+        "switched or it was saved and loaded; pass plain inputs inside of tp.hf.restore(model); "
+        "train with tp.hf.PackedTrainer, not with a Trainer that counts labels"
     )
 
 
@@ -109,7 +114,7 @@ _ARITHMETIC = (
 
 # Python looks these up on the class, past __getattr__.
 for _operator in (
-    *("getitem", "setitem", "len", "iter", "contains", "bool", "int", "float", "index", "array"),
+    *("setitem", "len", "iter", "contains", "bool", "int", "float", "index", "array"),
     *("lt", "le", "gt", "ge", "neg", "invert", "abs"),
     *_ARITHMETIC,
     *(f"r{name}" for name in _ARITHMETIC),

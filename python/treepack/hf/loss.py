@@ -22,6 +22,7 @@ def weighted_loss(
     loss_weights: torch.Tensor | None = None,
     targets: torch.Tensor | None = None,
     num_items_in_batch: torch.Tensor | float | None = None,
+    label_smoothing: float = 0.0,
     **kwargs: Any,
 ) -> torch.Tensor:
     """Compute ``sum(weight * cross_entropy) / sum(weight)`` over the targets of a packed row.
@@ -38,6 +39,7 @@ def weighted_loss(
         targets: int64 ``[1, L]`` target tokens; -100 carries no loss.
         num_items_in_batch: divisor instead of the row's own sum of weights: the sum over all ranks
             and micro-batches of a step, so that every weight counts the same.
+        label_smoothing: share of each target that goes to all tokens alike, in [0, 1].
         kwargs: not used; whatever else the model passes on.
 
     Returns:
@@ -81,7 +83,9 @@ def weighted_loss(
     targets = targets.reshape(-1).to(scores.device)
     weights = loss_weights.reshape(-1).to(scores.device, scores.dtype)
     weights = weights * (targets != IGNORE)
-    each = cross_entropy(scores, targets, reduction="none", ignore_index=IGNORE)
+    each = cross_entropy(
+        scores, targets, reduction="none", ignore_index=IGNORE, label_smoothing=label_smoothing
+    )
     divisor = weights.sum() if num_items_in_batch is None else num_items_in_batch
     return (each * weights).sum() / (divisor + (divisor == 0))
 
