@@ -151,6 +151,16 @@ def draw_packs(rng: np.random.Generator) -> Iterator[PackCase]:
     ):
         settings = {**plain, **changed}
         yield PackCase(budgets, settings, [_cost(rng, budgets) for _ in range(n)])
+    for pool_size in (5, 7, 7, 7, 7, 7):
+        settings = {**plain, "pool_size": pool_size, "gamma": 900, "age": 0}
+        yield PackCase([1_000, 1_000], settings, [_halves(rng) for _ in range(160)])
+
+
+def _halves(rng: np.random.Generator) -> list[int]:
+    """Halves, which go well together, and crumbs, which stay until they have waited enough."""
+    if rng.random() < 0.2:
+        return rng.integers(1, 60, 2).tolist()
+    return [int(rng.choice([500, 500, 400, 600])), int(rng.choice([500, 450, 550]))]
 
 
 def _cost(rng: np.random.Generator, budgets: list[int]) -> list[int]:

@@ -70,6 +70,7 @@ proptest! {
             prop_assert!(packer.len() < settings.pool_size);
         }
         while let Some(pack) = packer.pop() {
+            prop_assert!(!pack.keys.is_empty() && packs.len() < costs.len());
             packs.push(pack);
         }
         prop_assert!(packer.is_empty());
@@ -142,6 +143,7 @@ proptest! {
             prop_assert_eq!(whole.push(key, cost).unwrap(), resumed.push(key, cost).unwrap());
         }
         while let Some(pack) = whole.pop() {
+            prop_assert!(!pack.keys.is_empty());
             prop_assert_eq!(Some(pack), resumed.pop());
         }
         prop_assert_eq!(whole.counters(), resumed.counters());

@@ -65,6 +65,7 @@ fn packs_are_those_of_the_reference() {
             arrivals += 1;
         }
         while let Some(pack) = packer.pop() {
+            assert!(!pack.keys.is_empty(), "{first}");
             note(arrivals, pack);
         }
         assert_eq!(found.join(" "), packs, "{first}");

@@ -250,6 +250,13 @@ mod tests {
     }
 
     #[test]
+    fn of_budgets_in_equal_demand_the_first_is_scarce() {
+        let prices = prices([9, 10, 10], &[[1, 3, 5], [1, 5, 3]]);
+        assert_eq!(prices.scarce, 1);
+        assert!(prices.scarce_is_full(&[9, 0, 10]) && !prices.scarce_is_full(&[0, 1, 0]));
+    }
+
+    #[test]
     fn the_largest_pool_stays_inside_64_bits() {
         let budgets = [MAX_BUDGET; MAX_BUDGETS];
         let mut prices = Prices::<MAX_BUDGETS>::new(&budgets);
