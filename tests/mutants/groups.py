@@ -37,7 +37,7 @@ GROUPS = {
             "tests/property/test_backends.py",
             "tests/property/test_windows.py",
         ),
-        skip=("waits", "errors_are", "segments", "memory", "compiler", "graph"),
+        skip=("waits", "errors_are", "segments", "memory", "promises_to", "graph"),
         cases=0.3,
     ),
     "batch": Group(

@@ -21,6 +21,9 @@ OURS = ("treepack", "helpers", "mutants", "conftest", "tests", "__main__")
 MOST_SECONDS = 15
 """Of tests that a mutant is judged by."""
 
+LIMIT_SECONDS = 6 * MOST_SECONDS
+"""Until a mutant counts as one that never ends."""
+
 
 class Profile(NamedTuple):
     """What a whole run of the tests has noted.

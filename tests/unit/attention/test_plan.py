@@ -97,7 +97,7 @@ def test_moving_keeps_what_a_plan_says_and_says_whether_to_wait(plan, monkeypatc
     assert plan.pin_memory().entries is not plan.entries
 
 
-def test_every_plan_is_marked_for_a_compiler_that_is_loaded(plan, monkeypatch):
+def test_every_plan_is_marked_as_dynamic_where_that_is_known(plan, monkeypatch):
     marked = []
     fake = SimpleNamespace(mark_dynamic=lambda tensor, axis: marked.append((id(tensor), axis)))
     monkeypatch.setitem(sys.modules, "torch._dynamo", fake)
