@@ -8,10 +8,10 @@ import PIL.Image
 import pytest
 import treepack as tp
 from helpers import tiny_models
-from helpers.tiny_models import film, photo, row
+from helpers.tiny_models import film, photo, row, write_video
 from treepack.errors import DataError
 from treepack.families import find
-from treepack.sources import media
+from treepack.sources import images, videos
 
 FAMILIES = pytest.mark.parametrize("name", ["molmo2", "qwen3_vl"])
 
@@ -24,18 +24,6 @@ def family(name):
 def example(kind, value):
     (found,) = tp.group_conversations([row(f"<{kind}>?", "!", id="coco/17", **{kind: value})])
     return found
-
-
-def write_video(path, frames, fps=10, codec="mpeg4"):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
 
 
 def cut(path, keep):
@@ -187,11 +175,11 @@ def test_a_photograph_is_turned_upright(orientation, suffix, tmp_path):
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
     exif = PIL.Image.Exif()
-    exif[media.ORIENTATION_TAG] = orientation
+    exif[images.ORIENTATION_TAG] = orientation
     path = tmp_path / f"turned.{suffix}"
     stored.save(path, exif=exif)
-    assert media.image_size(str(path), "x") == (32, 48)
-    pixels = np.asarray(media.load_image(str(path), "x").convert("L"))
+    assert images.image_size(str(path), "x") == (32, 48)
+    pixels = np.asarray(images.load_image(str(path), "x").convert("L"))
     assert pixels.shape == (32, 48)
     assert pixels[:8, :8].min() > 200
     assert pixels[16:, 16:].max() < 50
@@ -218,7 +206,7 @@ def test_a_video_file_is_what_the_processor_makes_of_its_frames(family, suffix, 
 
 def test_frames_may_repeat():
     frames = film(1, 5)
-    assert np.array_equal(media.load_frames(frames, np.array([0, 0, 4]), "x"), frames[[0, 0, 4]])
+    assert np.array_equal(videos.load_frames(frames, np.array([0, 0, 4]), "x"), frames[[0, 0, 4]])
 
 
 # --- in a stream

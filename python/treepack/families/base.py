@@ -3,7 +3,7 @@
 +------------------------------------------------------------------------------------+
 |  Conversations: branches, media                                                    |
 +------------------------------------------------------------------------------------+
-    measure_image(height, width), measure_video(clip, frames): no pixel is decoded
+    measure_image(height, width, options), measure_video(clip, seconds, options)
 +------------------------------------------------------------------------------------+
 |  VisualTokens of each medium: tokens int[n], runs int[R, 2], cost                  |
 +------------------------------------------------------------------------------------+
@@ -11,7 +11,7 @@
 +------------------------------------------------------------------------------------+
 |  measure() ends here: {"tokens": ..., vision_cost: ...}                            |
 +------------------------------------------------------------------------------------+
-    only for what a pack has selected: image_arrays(image), video_arrays(frames)
+    only for what a pack has selected: image_arrays(image, options), video_arrays(frames, options)
 +------------------------------------------------------------------------------------+
 |  arrays of each medium: {"pixel_values": [cost, ...], ...}                         |
 +------------------------------------------------------------------------------------+
@@ -37,12 +37,29 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import DataError, FamilyError, TreepackError
-from treepack.families.chat_format import ChatFormat, ChatWriter, suitable_format, token_id
+from treepack.families.chat_format import (
+    ChatFormat,
+    ChatWriter,
+    Written,
+    suitable_format,
+    token_id,
+)
+from treepack.families.options import (
+    NO_OPTIONS,
+    Options,
+    checked_options,
+    cut_clip,
+    sample_frames,
+)
+from treepack.families.row_inputs import RowInputs
 from treepack.sources.conversations import Conversations, Medium
-from treepack.sources.media import Clip, image_size, load_frames, load_image, video_clip
+from treepack.sources.images import image_size, load_image
+from treepack.sources.media import cut, show
+from treepack.sources.videos import Clip, load_frames, video_clip
 from treepack.tree import IGNORE, MessageTree, example_name
 
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
@@ -76,7 +93,7 @@ class Root(NamedTuple):
     runs: Int64
 
 
-class Family(ABC):
+class Family(RowInputs, ABC):
     """How one kind of model wants its examples.
 
     Args:
@@ -85,19 +102,26 @@ class Family(ABC):
         chat: how turns are written; by default as in the model's chat template.
 
     Attributes:
-        name: what ``family=`` calls it.
         processors: names of the processor classes that it supports.
         vision_cost: name of the budget beside tokens: the unit of the vision tower.
         bidirectional: mode of attention among image tokens.
         media_first: the chat template writes media before the first turn.
+        image_options: what the data may say about one image.
+        video_options: what it may say about one video: the ``start`` and ``end`` of a clip in
+            seconds, how many frames a second (``fps``) or in all (``num_frames``) are seen. Of a
+            list of frames all are seen, and ``fps`` is their rate.
+        clip_counts_from_zero: times of the frames of a clip count from its start, else from that of
+            the film.
         default_fps: rate of a video where nothing says it.
     """
 
-    name: ClassVar[str]
     processors: ClassVar[tuple[str, ...]]
     vision_cost: ClassVar[str]
     bidirectional: ClassVar[str] = "none"
     media_first: ClassVar[bool] = False
+    image_options: ClassVar[tuple[str, ...]] = ()
+    video_options: ClassVar[tuple[str, ...]] = ("start", "end", "fps", "num_frames")
+    clip_counts_from_zero: ClassVar[bool] = False
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
         tokenizer = processor.tokenizer
@@ -116,42 +140,36 @@ class Family(ABC):
     def default_fps(self) -> float:
         """Rate of a video where nothing says it, in frames a second."""
 
+    @property
+    def sampled_fps(self) -> float:
+        """Rate of frames that were chosen before: that at which the processor chooses them."""
+        return float(getattr(self.processor.video_processor, "fps", None) or self.default_fps)
+
     @abstractmethod
-    def measure_image(self, height: int, width: int) -> VisualTokens:
+    def measure_image(self, height: int, width: int, options: Options = NO_OPTIONS) -> VisualTokens:
         """What an image of this size, in pixels, will look like."""
 
     @abstractmethod
-    def measure_video(self, clip: Clip, frames: Int64) -> VisualTokens:
-        """What these frames of a video will look like; ``clip.fps`` is known."""
+    def measure_video(
+        self, clip: Clip, seconds: Float64, options: Options = NO_OPTIONS
+    ) -> VisualTokens:
+        """What the frames of a video at these times, float64 ``[T]``, will look like."""
 
     @abstractmethod
-    def image_arrays(self, image: Any) -> dict[str, Array]:
+    def image_arrays(self, image: Any, options: Options = NO_OPTIONS) -> dict[str, Array]:
         """Model inputs of a PIL image; the first is ``[cost, ...]``."""
 
     @abstractmethod
-    def video_arrays(self, frames: UInt8) -> dict[str, Array]:
+    def video_arrays(self, frames: UInt8, options: Options = NO_OPTIONS) -> dict[str, Array]:
         """Model inputs of frames uint8 ``[T, H, W, 3]``; the first as in `image_arrays`."""
-
-    def join(self, parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        """One set of model inputs from those of several media, in order."""
-        names = dict.fromkeys(name for part in parts for name in part)
-        return {n: np.concatenate([part[n] for part in parts if n in part]) for n in names}
 
     def root_positions(self, root: Root, parts: Sequence[Mapping[str, Array]]) -> Int64 | None:  # noqa: ARG002
         """Position ids int ``[A, n]`` of a root; ``None`` counts from 0."""
         return None
 
-    def position_ids(self, positions: Int64) -> Int64:
-        """Position ids as the model takes them, from int64 ``[A, total]``."""
-        return positions
-
     def root_texts(self, conversations: Conversations) -> Sequence[str]:
         """What is written before each of the media."""
         return conversations.texts
-
-    def collate(self, trees: Sequence[MessageTree], total: int) -> dict[str, Array]:  # noqa: ARG002
-        """The inputs of a row of ``total`` tokens beside its tokens and positions."""
-        return self.join([tree.media for tree in trees if tree.media])
 
     def measure(self, conversations: Conversations) -> dict[str, int]:
         """The cost of an example; files are opened, no pixel is decoded.
@@ -161,7 +179,7 @@ class Family(ABC):
         """
         visuals = self._see(conversations)
         root, branches = self._write(conversations, visuals)
-        tokens = len(root.tokens) + sum(len(tokens) for tokens, _ in branches)
+        tokens = len(root.tokens) + sum(len(written.tokens) for written in branches)
         return {"tokens": tokens, self.vision_cost: sum(visual.cost for visual in visuals)}
 
     def load(self, conversations: Conversations) -> MessageTree:
@@ -173,25 +191,17 @@ class Family(ABC):
         visuals = self._see(conversations)
         root, branches = self._write(conversations, visuals)
         parts = [
-            self._arrays(medium, visual, example_name(conversations.key))
+            self._arrays(medium, visual, _name(conversations))
             for medium, visual in zip(conversations.media, visuals, strict=True)
         ]
         costs = {self.vision_cost: sum(visual.cost for visual in visuals)}
         if not conversations.media and len(branches) == 1:
-            tokens, labels = branches[0]
             return MessageTree(
-                np.concatenate([root.tokens, np.array(tokens, np.int64)]),
-                labels=[IGNORE] * len(root.tokens) + labels,
-                end_target=self.writer.end,
-                key=conversations.key,
-                costs=costs,
+                **_one_node(root.tokens, branches[0]), key=conversations.key, costs=costs
             )
         return MessageTree(
             root.tokens,
-            children=[
-                MessageTree(tokens, labels=labels, end_target=self.writer.end)
-                for tokens, labels in branches
-            ],
+            children=[MessageTree(**written._asdict()) for written in branches],
             key=conversations.key,
             image_runs=root.runs,
             media=self.join(parts),
@@ -211,7 +221,7 @@ class Family(ABC):
 
     def _write(
         self, conversations: Conversations, visuals: Sequence[VisualTokens]
-    ) -> tuple[Root, list[tuple[list[int], list[int]]]]:
+    ) -> tuple[Root, list[Written]]:
         writer, media = self.writer, conversations.media
         is_open = bool(media) and (not writer.chat.media_first or any(conversations.texts))
         is_open = is_open or (not media and len(conversations.branches) > 1)
@@ -228,44 +238,37 @@ class Family(ABC):
                 f"family {self.name!r} takes Conversations or conversation records, "
                 f"got {type(conversations).__name__}"
             )
-        name = example_name(conversations.key)
-        return [self._visual(medium, name) for medium in conversations.media]
+        return [self._visual(medium, _name(conversations)) for medium in conversations.media]
+
+    def _options(self, medium: Medium, name: str) -> Options:
+        known = self.image_options if medium.kind == "image" else self.video_options
+        if isinstance(medium.value, (list, tuple)):
+            known = tuple(option for option in known if option != "num_frames")
+        return checked_options(medium, known, name, self.name)
 
     def _visual(self, medium: Medium, name: str) -> VisualTokens:
+        options = self._options(medium, name)
         with _taking(medium, name):
             if medium.kind == "image":
-                return self.measure_image(*image_size(medium.value, name))
+                return self.measure_image(*image_size(medium.value, name), options)
             clip = video_clip(medium.value, name)
-            clip = clip._replace(fps=clip.fps or self.default_fps)
-            frames = self._sample(clip)
-            return self.measure_video(clip, frames)._replace(frames=frames)
-
-    def _sample(self, clip: Clip) -> Int64:
-        from transformers.video_utils import VideoMetadata
-
-        video_processor = self.processor.video_processor
-        if not video_processor.do_sample_frames:
-            return np.arange(clip.frames)
-        metadata = VideoMetadata(
-            total_num_frames=clip.frames,
-            fps=clip.fps,
-            duration=clip.frames / clip.fps if clip.fps else None,
-            height=clip.height,
-            width=clip.width,
-        )
-        settings = {
-            name: getattr(video_processor, name)
-            for name in ("num_frames", "fps", "max_fps")
-            if hasattr(video_processor, name)
-        }
-        return np.asarray(video_processor.sample_frames(metadata, **settings), np.int64)
+            if clip.is_sampled:
+                clip = clip._replace(fps=options.get("fps"))
+            clip, first = cut_clip(clip, options, name)
+            rate = clip.fps or (self.sampled_fps if clip.is_sampled else self.default_fps)
+            clip = clip._replace(fps=rate)
+            frames = sample_frames(self.processor.video_processor, clip, options) + first
+            seconds = (frames - first * self.clip_counts_from_zero) / rate
+            return self.measure_video(clip, seconds, options)._replace(frames=frames)
 
     def _arrays(self, medium: Medium, visual: VisualTokens, name: str) -> dict[str, Array]:
+        options = self._options(medium, name)
         with _taking(medium, name):
             if visual.frames is None:
-                arrays = self.image_arrays(load_image(medium.value, name))
+                arrays = self.image_arrays(load_image(medium.value, name), options)
             else:
-                arrays = self.video_arrays(load_frames(medium.value, visual.frames, name))
+                frames = load_frames(medium.value, visual.frames, name)
+                arrays = self.video_arrays(frames, options)
         cost = len(next(iter(arrays.values())))
         if cost != visual.cost:
             raise DataError(
@@ -288,6 +291,23 @@ def _lay(tokens: Int64, texts: Iterator[list[int]], visuals: Sequence[VisualToke
     return Root(np.concatenate(pieces), np.column_stack([places, np.arange(len(places))]))
 
 
+def _name(conversations: Conversations) -> str:
+    return cut(example_name(conversations.key))
+
+
+def _one_node(root: Int64, written: Written) -> dict[str, Any]:
+    """A root and its only branch as one node."""
+    weight = written.weight
+    if not isinstance(weight, float):
+        weight = np.concatenate([np.ones(len(root), np.float32), weight])
+    return {
+        "tokens": np.concatenate([root, np.array(written.tokens, np.int64)]),
+        "labels": [IGNORE] * len(root) + written.labels,
+        "weight": weight,
+        "end_target": written.end_target,
+    }
+
+
 @contextmanager
 def _taking(medium: Medium, name: str) -> Iterator[None]:
     try:
@@ -295,7 +315,7 @@ def _taking(medium: Medium, name: str) -> Iterator[None]:
     except TreepackError:
         raise
     except Exception as error:
-        what = medium.value if isinstance(medium.value, str) else type(medium.value).__name__
         raise DataError(
-            f"{name}: the processor does not take {medium.kind} {what!r}: {error}"
+            f"{name}: the processor does not take {medium.kind} {show(medium.value)}: "
+            f"{cut(str(error))}"
         ) from error
