@@ -12,6 +12,7 @@ import treepack as tp
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from treepack import families
+from treepack.errors import DataError
 from treepack.sources.conversations import Conversations
 
 CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -166,16 +167,17 @@ def film(seed, frames=6, height=24, width=32):
     return np.stack([photo(seed * 100 + i, height, width) for i in range(frames)])
 
 
-def write_video(path, frames, fps=10, codec="mpeg4", times=None, turn=0):
+def write_video(path, frames, fps=10, codec="mpeg4", times=None, turn=0, options=None):
     """A file of frames uint8 ``[T, H, W, 3]``.
 
     Args:
         times: when each frame is shown, in ticks of ``1 / fps``; by default one after the other.
         turn: what its display matrix says, in degrees.
+        options: of the container.
     """
     import av
 
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -233,3 +235,18 @@ def random_media(rng, most=3):
         return photo(int(rng.integers(100)), height, width)
 
     return [one() for _ in range(rng.integers(1, most + 1))]
+
+
+def cut(path, keep):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    return path
+
+
+def both_reject(family, sample, *messages):
+    """Measuring rejects the example, and so does loading; both say which and why."""
+    for step in (family.measure, family.load):
+        with pytest.raises(DataError) as caught:
+            step(sample)
+        for message in (repr(sample.key), *messages):
+            assert message in str(caught.value)

@@ -65,8 +65,27 @@ def test_trees_made_by_hand_that_the_model_would_misread_are_rejected():
     tree.root_positions = None
     with pytest.raises(errors.FamilyError, match="example 'k' has images and no root_positions"):
         find("qwen3_vl").collate([tree], tree.n_tokens)
-    with pytest.raises(errors.FamilyError, match=r"lack \['image_token_pooling'"):
+    with pytest.raises(
+        errors.FamilyError, match=r"a tree has media.* lack \['image_token_pooling'"
+    ):
         find("molmo2").collate([tp.MessageTree([1], media={"pixel_values": np.zeros(1)})], 1)
+
+
+@pytest.mark.parametrize("value", [photo(1), film(1)])
+@pytest.mark.parametrize(("mine", "theirs"), [("molmo2", "qwen3_vl"), ("qwen3_vl", "molmo2")])
+def test_trees_of_another_family_are_named(mine, theirs, value):
+    tree = find(theirs).load(media(value))
+    pair = rf"example 'k' has media \[.*as family '{theirs}' makes them; family '{mine}' takes"
+    with pytest.raises(errors.FamilyError, match=pair):
+        tp.collate([tree], family=find(mine))
+
+
+@FAMILIES
+def test_a_tree_may_carry_arrays_of_its_own_beside_the_media(name):
+    family = find(name)
+    tree = family.load(media(photo(1)))
+    tree.media["mine"] = np.ones((2, 1))
+    assert family.collate([tree, tree], 2 * tree.n_tokens)["mine"].shape == (4, 1)
 
 
 def test_rope_positions_are_those_of_the_model():
