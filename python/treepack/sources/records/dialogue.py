@@ -19,6 +19,7 @@ SPEAKERS = {
     "system": "system",
 }
 PLACEHOLDER = re.compile(r"<(image|video)>")
+SYSTEM_MEDIA = "an image or video in the system text; move it to the first question"
 ORDER = ("user", "assistant")
 WEIGHTS = ("weight", "loss_weight", "loss_scale", "loss", "train", "training")
 """Fields of a turn that say whether, or how much, its text is trained on."""
@@ -56,7 +57,7 @@ def read_dialogue(said: Said, media: Shown, name: str) -> Dialogue:
         DataError: turns that make no sense; it says what was seen and what to change.
     """
     turns = [_turn(item, media, name) for item in said.turns]
-    system = _system(turns.pop(0), media, name) if turns and turns[0].speaker == "system" else ""
+    system = _text(turns.pop(0).parts) if turns and turns[0].speaker == "system" else ""
     _check_turns(turns, name)
     if not said.is_tagged and not media.taken:
         turns[0].parts[:0] = media.take_all()
@@ -95,9 +96,14 @@ def _turn(item: Any, media: Shown, name: str) -> _Spoken:
     weight = 1.0 if is_plain else _weight(item, speaker, name)
     if isinstance(said, str):
         check_text(said, media, name)
+        if speaker == "system" and media.supply.count and PLACEHOLDER.search(said):
+            raise DataError(f"{name}: {SYSTEM_MEDIA}")
         return _Spoken(speaker, _parse_text(said, media) if speaker == "user" else [said], weight)
     if isinstance(said, (list, tuple)):
-        return _Spoken(speaker, [_parse_part(part, media, name) for part in said], weight)
+        parts = [_parse_part(part, media, name) for part in said]
+        if speaker == "system" and _has_media(parts):
+            raise DataError(f"{name}: {SYSTEM_MEDIA}")
+        return _Spoken(speaker, parts, weight)
     raise DataError(f"{name}: a turn must say a text or a list of parts, got {shown(said)}")
 
 
@@ -108,7 +114,7 @@ def _either(item: Mapping[str, Any], one: str, other: str, name: str) -> Any:
         return value
     if value is None:
         value = same
-    elif same is not None and value != same and SPEAKERS.get(str(value)) != SPEAKERS.get(str(same)):
+    elif same is not None and not _agree(value, same):
         raise DataError(
             f"{name}: a turn has {one!r}: {shown(value)} and {other!r}: {shown(same)}; leave one"
         )
@@ -117,6 +123,12 @@ def _either(item: Mapping[str, Any], one: str, other: str, name: str) -> Any:
             f"{name}: a turn has no {one!r} (or {other!r}), only {shown(sorted(map(str, item)))}"
         )
     return value
+
+
+def _agree(value: Any, same: Any) -> bool:
+    if isinstance(value, str) and value in SPEAKERS and isinstance(same, str):
+        return SPEAKERS[value] == SPEAKERS.get(same)
+    return bool(value == same)
 
 
 def _speaker(who: Any, name: str) -> str:
@@ -163,15 +175,6 @@ def _parse_part(part: Any, media: Shown, name: str) -> str | Medium:
         check_text(part["text"], media, name)
         return str(part["text"])
     raise DataError(f"{name}: a part must be a text, an image or a video, got {shown(part)}")
-
-
-def _system(turn: _Spoken, media: Shown, name: str) -> str:
-    text = _text(turn.parts)
-    if _has_media(turn.parts) or (media.supply.count and PLACEHOLDER.search(text)):
-        raise DataError(
-            f"{name}: an image or video in the system text; move it to the first question"
-        )
-    return text
 
 
 def _check_turns(turns: Sequence[_Spoken], name: str) -> None:
@@ -249,3 +252,11 @@ def as_turns(value: Any, field: str, name: str) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return list(value)
     raise DataError(f"{name}: {field!r} must be a text or messages, got {shown(value)}")
+
+
+def is_answered(turns: Any) -> bool:
+    """Whether the last of some turns is an answer, so that they are no prompt."""
+    if not isinstance(turns, (list, tuple)) or not turns or not isinstance(turns[-1], Mapping):
+        return False
+    who = turns[-1].get("from"), turns[-1].get("role")
+    return any(isinstance(w, str) and SPEAKERS.get(w.lower()) == "assistant" for w in who)

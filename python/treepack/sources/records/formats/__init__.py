@@ -2,7 +2,8 @@
 
 A format says ``FIELDS``, the fields that it needs, any one of each group, and has a function
 ``conversations(record, name)`` that finds the conversations of a record. What turns and media may
-be is the same in all of them. A new format is one new file.
+be is the same in all of them. A function ``uses(record)``, if there is one, names other formats
+whose fields are a part of this one. A new format is one new file.
 """
 
 from __future__ import annotations
@@ -80,6 +81,9 @@ def find(record: Mapping[str, Any], name: str, wanted: str | None = None) -> For
             )
         return known[wanted]
     found = [fmt for fmt in _candidates(tuple(record)) if _fits(known[fmt], record)]
+    if len(found) > 1:
+        used = {other for fmt in found for other in getattr(known[fmt], "uses", _nothing)(record)}
+        found = [fmt for fmt in found if fmt not in used]
     if len(found) == 1:
         return known[found[0]]
     if found:
@@ -116,6 +120,10 @@ def _trigger_fields() -> list[str]:
 
 def _fits(module: Format, record: Mapping[str, Any]) -> bool:
     return all(any(_holds(record, field) for field in group) for group in module.FIELDS)
+
+
+def _nothing(_: Mapping[str, Any]) -> set[str]:
+    return set()
 
 
 def _holds(record: Mapping[str, Any], field: str) -> bool:

@@ -12,10 +12,15 @@ from typing import Any
 
 from treepack.errors import DataError
 from treepack.sources.records.base import Said, is_given
-from treepack.sources.records.dialogue import as_turns
+from treepack.sources.records.dialogue import as_turns, is_answered
 
 FIELDS = (("chosen",), ("rejected",))
 PROMPTS = ("prompt", "question", "query", "conversations", "messages")
+
+
+def uses(record: Mapping[str, Any]) -> set[str]:
+    """Formats whose fields are the prompt here: turns without a last answer."""
+    return {f for f in ("conversations", "messages") if not is_answered(record.get(f))}
 
 
 def conversations(record: Mapping[str, Any], name: str) -> list[Said]:
@@ -28,7 +33,8 @@ def conversations(record: Mapping[str, Any], name: str) -> list[Said]:
 
 
 def _prompt(record: Mapping[str, Any], name: str) -> tuple[list[Any], bool]:
-    given = [field for field in PROMPTS if is_given(record.get(field))]
+    fields = (field for field in PROMPTS if is_given(record.get(field)))
+    given = [field for field in fields if not is_answered(record[field])]
     if len(given) > 1:
         raise DataError(
             f"{name}: has {' and '.join(map(repr, given))} beside 'chosen' and 'rejected'; leave "
