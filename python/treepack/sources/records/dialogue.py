@@ -126,9 +126,9 @@ def _either(item: Mapping[str, Any], one: str, other: str, name: str) -> Any:
 
 
 def _agree(value: Any, same: Any) -> bool:
-    if isinstance(value, str) and value in SPEAKERS and isinstance(same, str):
-        return SPEAKERS[value] == SPEAKERS.get(same)
-    return bool(value == same)
+    if not isinstance(value, str) or not isinstance(same, str):
+        return False
+    return value == same or (value in SPEAKERS and SPEAKERS[value] == SPEAKERS.get(same))
 
 
 def _speaker(who: Any, name: str) -> str:
@@ -165,11 +165,12 @@ def _parse_text(text: str, media: Shown) -> list[str | Medium]:
 
 def _parse_part(part: Any, media: Shown, name: str) -> str | Medium:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if isinstance(kind, str):
-        if kind.removesuffix("_url") in KINDS:
-            return media.take_part(kind.removesuffix("_url"), part)
-        if kind in unsupported.PARTS:
-            raise DataError(f"{name}: a part of type {kind!r}; {unsupported.PARTS[kind]}")
+    if not isinstance(kind, str):
+        kind = ""
+    if kind.removesuffix("_url") in KINDS:
+        return media.take_part(kind.removesuffix("_url"), part)
+    if kind in unsupported.PARTS:
+        raise DataError(f"{name}: a part of type {kind!r}; {unsupported.PARTS[kind]}")
     if kind == "text" and isinstance(part.get("text"), str):
         unsupported.reject(part, unsupported.MEDIUM, "a part", name)
         check_text(part["text"], media, name)

@@ -91,7 +91,7 @@ class Supply:
             return Held(Medium(kind, bytes(value)), None)
         if kind == "video" and isinstance(value, (list, tuple)):
             return self._frames(value)
-        if hasattr(value, "__array_interface__"):
+        if _is_array(value):
             is_pil = hasattr(value, "getexif")
             return Held(Medium(kind, value if is_pil else np.asarray(value)), None)
         raise DataError(
@@ -309,11 +309,16 @@ def _is_frames(value: Any) -> bool:
     )
 
 
+def _is_array(value: Any) -> bool:
+    # Of the type: asked for the attribute, an image of PIL decodes its pixels.
+    return hasattr(type(value), "__array_interface__")
+
+
 def _is_like_media(value: Any) -> bool:
     if isinstance(value, str):
         return "/" in value or value.lower().endswith((*FRAMES, ".gif", ".mp4", ".webm", ".mkv"))
     described = isinstance(value, Mapping) and bool(value) and not _is_null_media(value)
-    return described or isinstance(value, bytes) or hasattr(value, "__array_interface__")
+    return described or isinstance(value, bytes) or _is_array(value)
 
 
 def _plain(path: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from treepack.errors import DataError, DatasetError
+from treepack.sources.records.base import shown
 from treepack.sources.stores.base import Store
 from treepack.sources.stores.joined import Joined
 from treepack.sources.stores.lines import JsonList, Lines, unpacked
@@ -35,11 +36,17 @@ def open_store(records: Any, cache: str | os.PathLike[str] | None = None) -> Sto
     """
     if isinstance(records, (str, os.PathLike)):
         return _open_path(Path(records), None if cache is None else Path(cache))
-    if isinstance(records, (list, tuple)) and records:
-        are_paths = [isinstance(record, (str, os.PathLike)) for record in records]
-        if all(are_paths):
-            return Joined([open_store(path, cache) for path in records])
+    if _are_files(records):
+        return Joined([open_store(path, cache) for path in records])
     return _in_memory(records)
+
+
+def _are_files(records: Any) -> bool:
+    return (
+        isinstance(records, (list, tuple))
+        and bool(records)
+        and all(isinstance(record, (str, os.PathLike)) for record in records)
+    )
 
 
 def folder_of(records: Any) -> Path:
@@ -48,11 +55,9 @@ def folder_of(records: Any) -> Path:
     Raises:
         DatasetError: files of several folders.
     """
-    if isinstance(records, (list, tuple)):
-        paths = [Path(record) for record in records if isinstance(record, (str, os.PathLike))]
-    else:
-        paths = [Path(records)] if isinstance(records, (str, os.PathLike)) else []
-    folders = {path.parent for path in paths}
+    if isinstance(records, (str, os.PathLike)):
+        return Path(records).parent
+    folders = {Path(path).parent for path in records} if _are_files(records) else set()
     if len(folders) > 1:
         raise DatasetError(
             f"the files lie in {len(folders)} folders; say where relative paths start with images="
@@ -71,9 +76,11 @@ def _open_path(path: Path, cache: Path | None) -> Store:
         return _open_file(path, cache)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{shown(str(path))}: is not the name of a file: {error}") from error
 
 
-def _open_file(path: Path, cache: Path | None, shown: str = "") -> Store:
+def _open_file(path: Path, cache: Path | None, called: str = "") -> Store:
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(b"\x1f\x8b"):
@@ -85,14 +92,14 @@ def _open_file(path: Path, cache: Path | None, shown: str = "") -> Store:
     if head[257:262] == b"ustar":
         from treepack.sources.stores.tar import open_tar
 
-        return open_tar(path, cache, shown)
+        return open_tar(path, cache, called)
     if b"\0" in head or head.startswith((b"BZh", b"PK\x03\x04", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
         raise DataError(
             f"{path}: is of no known kind, it begins with {head[:8]!r}; write JSON lines, a JSON "
             "list (both may be gzipped), Parquet, Arrow or a tar archive"
         )
     is_list = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
-    return JsonList(path, shown) if is_list else Lines(path, shown)
+    return JsonList(path, called) if is_list else Lines(path, called)
 
 
 def _open_folder(path: Path) -> Store:
@@ -111,14 +118,14 @@ def _open_folder(path: Path) -> Store:
 
 def _in_memory(records: Any) -> Store:
     kind = type(records)
+    if hasattr(records, "iloc"):
+        raise DatasetError(
+            f"records is a {kind.__name__}; write it with frame.to_parquet(path) and pass the path"
+        )
     if isinstance(records, Mapping):
-        if all(hasattr(value, "column_names") for value in records.values()) and records:
+        if records and all(hasattr(value, "column_names") for value in records.values()):
             raise DatasetError(f"records has the splits {list(records)}; pass one of them")
         raise DatasetError("records is one object with named fields; pass a list of records")
-    if hasattr(records, "to_parquet") and hasattr(records, "iloc"):
-        raise DatasetError(
-            "records is a DataFrame; write it with frame.to_parquet(path) and pass the path"
-        )
     if kind.__module__.startswith("datasets.") and hasattr(records, "with_format"):
         from treepack.sources.stores.hub import DatasetStore
 

@@ -106,7 +106,7 @@ def open_parquet(path: Path, folder: Path | None) -> ArrowStore:
             with parquet.ParquetFile(path) as file:
                 schema = file.schema_arrow
                 with pa.OSFile(str(target), "wb") as out, pa.ipc.new_file(out, schema) as writer:
-                    for batch in file.iter_batches(BATCH):
+                    for batch in file.iter_batches(BATCH, use_threads=False):
                         writer.write_batch(batch)
         except (pa.ArrowException, EOFError) as error:
             if isinstance(error, OSError):

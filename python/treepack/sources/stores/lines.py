@@ -78,12 +78,13 @@ class Lines(_Spans):
                     starts.append(offset)
                     ends.append(end)
                 offset = end
-        self.numbers = np.array(numbers)
+        has_blanks = len(numbers) > 0 and numbers[-1] != len(numbers)
+        self.numbers = np.array(numbers) if has_blanks else None
         return np.array(starts), np.array(ends)
 
     def name(self, index: int) -> str:
         """``train.jsonl:17``, where 17 is the number of the line, from 1 on."""
-        return f"{self.path}:{self.numbers[index]}"
+        return f"{self.path}:{index + 1 if self.numbers is None else self.numbers[index]}"
 
 
 class JsonList(_Spans):

@@ -95,7 +95,8 @@ def find(record: Mapping[str, Any], name: str, wanted: str | None = None) -> For
         if is_given(record.get(field)):
             raise DataError(f"{name}: a record of {field!r} is not read; {reason}")
     readable = "; ".join(f"{fmt}: {_fields(module)}" for fmt, module in known.items())
-    empty = [f"{field!r}" for field in _trigger_fields() if record.get(field) == []]
+    values = {field: record.get(field) for field in _trigger_fields()}
+    empty = [repr(field) for field, v in values.items() if isinstance(v, (list, str)) and not v]
     raise DataError(
         f"{name}: no conversation is found among its fields {shown(sorted(map(str, record)))}"
         f"{': ' + ', '.join(empty) + ' is empty' if empty else ''}; write one of: {readable}"
