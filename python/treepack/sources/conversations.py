@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from treepack.errors import DataError, DatasetError
-from treepack.sources.records.base import KINDS, Medium, Record, Turn
-from treepack.sources.records.conversation import parse_json, parse_record
+from treepack.sources.grouping import find_groups
+from treepack.sources.records.base import KINDS, Medium, Record, Turn, shown
+from treepack.sources.records.reader import RecordFormat, RecordReader, join_records
+from treepack.sources.stores import Store, folder_of, open_store
 from treepack.tree import example_name
 
 __all__ = [
@@ -38,15 +37,18 @@ class Conversations:
         branches: the conversations, each one branch: its turns ``(question, answer)``, in order, or
             ``(question, answer, weight)``.
         media: images and videos ``(kind, value)`` or ``(kind, value, options)``, in the order in
-            which the model sees them. The kind is ``"image"`` or ``"video"``; the value a path, a
-            PIL image, or a uint8 array ``[H, W, C]`` (of a video ``[T, H, W, 3]``).
+            which the model sees them. The kind is ``"image"`` or ``"video"``; values are those of
+            ``sources.records.base.Medium``.
         texts: what stands before each of the media in every conversation; all empty by default.
         system: instruction that precedes everything.
-        key: name of the example in errors, packs and statistics.
+        key: name of the example.
+        roles: what each branch is to a loss, such as ``"chosen"`` and ``"rejected"`` of a
+            preference, or ``None``; one for each branch, by default ``None`` for all. The n-th
+            chosen branch goes with the n-th rejected one.
 
     Raises:
-        DataError: no branches, a branch without turns, a turn that is not two texts, a medium that
-            is not ``(kind, value)``, or a number of texts other than that of the media.
+        DataError: no branches, a branch without turns, what is no turn or no medium, or not one
+            text for each of the media and one role for each branch.
 
     Source:
         Branches as one image's annotations: Molmo2, arXiv 2601.10611.
@@ -62,6 +64,7 @@ class Conversations:
     texts: Sequence[str] = ()
     system: str = ""
     key: Any = None
+    roles: Sequence[str | None] = ()
 
     def __post_init__(self) -> None:
         name = example_name(self.key)
@@ -72,7 +75,13 @@ class Conversations:
         texts = _items("texts", self.texts, name) or ("",) * len(media)
         if len(texts) != len(media):
             raise DataError(f"{name}: {len(texts)} texts for {len(media)} media; give one for each")
-        for field, value in (("branches", branches), ("media", media), ("texts", texts)):
+        roles = _items("roles", self.roles, name) or (None,) * len(branches)
+        if len(roles) != len(branches):
+            raise DataError(
+                f"{name}: {len(roles)} roles for {len(branches)} branches; give one for each"
+            )
+        fields = {"branches": branches, "media": media, "texts": texts, "roles": roles}
+        for field, value in fields.items():
             object.__setattr__(self, field, value)
 
     @property
@@ -97,7 +106,7 @@ def _turns(branch: Any, name: str) -> tuple[Turn, ...]:
     for turn in turns:
         if not _is_turn(turn):
             raise DataError(
-                f"{name}: a turn must be a question and an answer, two texts, got {turn!r:.80}; "
+                f"{name}: a turn must be a question and an answer, two texts, got {shown(turn)}; "
                 "branches is a list of conversations, each a list of turns: [[(question, answer)]]"
             )
     return tuple(Turn(*turn) for turn in turns)
@@ -106,7 +115,7 @@ def _turns(branch: Any, name: str) -> tuple[Turn, ...]:
 def _medium(medium: Any, name: str) -> Medium:
     if not _is_medium(medium):
         raise DataError(
-            f"{name}: a medium must be (kind, value), got {medium!r:.80}; media is a list of "
+            f"{name}: a medium must be (kind, value), got {shown(medium)}; media is a list of "
             '("image", value) and ("video", value)'
         )
     return Medium(*medium)
@@ -129,37 +138,49 @@ def _is_medium(value: Any) -> bool:
 
 
 def group_conversations(
-    records: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    records: str | os.PathLike[str] | Iterable[Any],
     images: str | os.PathLike[str] | None = None,
     *,
     on_error: str = "raise",
+    format: RecordFormat = None,  # noqa: A002 (the word that data sets use)
+    text_before_media: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> GroupedConversations:
     r"""Group conversation records into examples: those that share their media become one tree.
 
     A record is ``{"id", "image": path, "conversations": [{"from": "human", "value": "<image>\nQ"},
-    {"from": "gpt", "value": "A"}, ...]}``; it becomes one branch, however many turns it has.
-    ``image`` and ``video`` take one medium or a list (a path, a PIL image, a uint8 array), and the
-    first question has one ``<image>`` or ``<video>`` for each. ``"messages"`` with ``"role"`` and
-    ``"content"``, a text or a list of parts, are read as well. A record without media is an example
-    of its own, and records whose ``system`` texts differ do not share a tree. Text before an image
-    is moved behind it, unless all records of the tree begin with it.
+    {"from": "gpt", "value": "A"}, ...]}``, or in any other format of ``docs/data.md``, which is
+    found by its fields. Each of its conversations becomes one branch, however many turns it has.
+    ``image`` and ``video`` take one medium or a list: paths, the bytes of files, PIL images, uint8
+    arrays. Media are the same if their path is, or else their contents. Records without media are
+    examples of their own; so are records whose ``system`` texts differ.
 
     Args:
-        records: a JSONL file or JSON list, or the records themselves, which stay in memory.
+        records: a file (JSON lines, a JSON list, both also gzipped; Parquet; Arrow; a tar archive
+            of webdataset), a pattern or a list of files, a folder that ``datasets`` saved, a
+            ``datasets.Dataset``, or the records themselves.
         images: folder that relative paths start from; by default that of the file, or the current
             one.
-        on_error: what becomes of a record that makes no sense: ``"raise"``, or ``"skip"``, and
-            count it in ``skipped``.
+        on_error: a record that makes no sense: ``"raise"``, or ``"skip"`` and count it in
+            ``skipped``.
+        format: name of the format, where fields of several are there; or a function that turns a
+            record into one in a format, which must be importable by workers.
+        text_before_media: ``"move"`` puts text that stands before media behind them, ``"keep"``
+            leaves it, and records that differ in it are trees of their own. By default it is moved
+            if there is one medium and kept if there are several. What a record becomes never
+            depends on the records that it shares its media with.
+        cache: folder for files that are made once (unpacked text, Parquet as Arrow, the index of an
+            archive); by default they lie beside the file.
 
     Returns:
-        A source for `PackedDataset`: ``len(source)``, and ``source[i]``, a `Conversations`.
-        Examples stand in the order in which their first record appears. All records are read once,
-        here; of a JSONL file only offsets are kept, so the source is cheap to copy into workers.
+        A source for `PackedDataset`: ``len(source)`` and ``source[i]``, a `Conversations`; examples
+        stand in the order in which their first record appears. Records are read again when they
+        are asked for, so it holds a few numbers for each, and is cheap to copy into workers.
 
     Raises:
-        DataError: a file that cannot be read, or a record that makes no sense, named by file and
-            line.
-        DatasetError: ``on_error`` is neither ``"raise"`` nor ``"skip"``.
+        DataError: a record that makes no sense, named by file and line; a file that cannot be read;
+            no record at all.
+        DatasetError: an option that does not exist, or what is no collection of records.
 
     Source:
         LLaVA's record format: https://github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md.
@@ -176,12 +197,10 @@ def group_conversations(
         (1, 'cat.png', ['What is it?', 'Its colour?'])
     """
     if on_error not in ("raise", "skip"):
-        raise DatasetError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    if not isinstance(records, (str, os.PathLike)):
-        return GroupedConversations(_Listed(list(records)), Path(images or ""), on_error)
-    path = Path(records)
-    folder = path.parent if images is None else Path(images)
-    return GroupedConversations(_open(path), folder, on_error)
+        raise DatasetError(f"on_error must be 'raise' or 'skip', got {shown(on_error)}")
+    folder = os.fspath(folder_of(records) if images is None else images)
+    reader = RecordReader("" if folder == "." else folder, format, text_before_media)
+    return GroupedConversations(open_store(records, cache), reader, on_error)
 
 
 class GroupedConversations(Sequence[Conversations]):
@@ -191,103 +210,34 @@ class GroupedConversations(Sequence[Conversations]):
         skipped: records that made no sense and were left out.
     """
 
-    def __init__(self, store: _Lines | _Listed, folder: Path, on_error: str) -> None:
+    def __init__(self, store: Store, reader: RecordReader, on_error: str) -> None:
         self.store = store
-        self.folder = folder
-        self.skipped = 0
-        groups: dict[Any, int] = {}
-        owners = []
-        for index, raw in enumerate(store):
-            try:
-                record = self._parse(index, raw)
-            except DataError:
-                if on_error == "raise":
-                    raise
-                self.skipped += 1
-                owners.append(-1)
-                continue
-            group = record.group if record.media else index
-            owners.append(groups.setdefault(group, len(groups)))
-        owner = np.array(owners, np.int64)
-        # Indices of the records, example after example, and where each example ends among them.
-        self._members = np.argsort(owner, kind="stable")[self.skipped :]
-        self._ends = np.cumsum(np.bincount(owner[owner >= 0], minlength=len(groups)))
+        self.reader = reader
+        self._groups = find_groups(store, reader, on_error == "skip")
+        self.skipped = self._groups.skipped
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._groups.ends)
 
     def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]
         if isinstance(index, range):
             return [self[i] for i in index]
-        start = self._ends[index - 1] if index else 0
-        members = self._members[start : self._ends[index]].tolist()
-        records = [self._parse(i, self.store[i]) for i in members]
-        return merge_records(records, self.store.name(members[0]))
+        records, parts, ends, _ = self._groups
+        members = slice(ends[index - 1] if index else 0, ends[index])
+        found = zip(records[members].tolist(), parts[members].tolist(), strict=True)
+        read = [self._read(record)[part] for record, part in found]
+        return _example(join_records(read), self.store.name(int(records[members.start])))
 
     def __repr__(self) -> str:
-        counts = {"examples": len(self), "records": len(self._members), "skipped": self.skipped}
+        records = len(set(self._groups.records.tolist()))
+        counts = {"examples": len(self), "records": records, "skipped": self.skipped}
         parts = [f"{name}={count}" for name, count in counts.items() if count or name != "skipped"]
         path = [repr(str(self.store.path))] if self.store.path else []
         return f"GroupedConversations({', '.join(path + parts)})"
 
-    def _parse(self, index: int, raw: Any) -> Record:
-        return parse_record(raw, self.store.name(index), self.folder)
-
-
-class _Lines:
-    """The lines of a JSONL file that are not blank, as bytes, read when they are asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        places = []
-        offset = 0
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    places.append((number, offset))
-                offset += len(line)
-        self.numbers, self.offsets = np.array(places, np.int64).reshape(-1, 2).T.copy()
-
-    def name(self, index: int) -> str:
-        return f"{self.path}:{self.numbers[index]}"
-
-    def __iter__(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            yield from (line for line in file if line.strip())
-
-    def __getitem__(self, index: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.offsets[index])
-            return file.readline()
-
-
-class _Listed:
-    """Records in memory."""
-
-    def __init__(self, records: list[Any], path: str = "") -> None:
-        self.records = records
-        self.path = path
-
-    def name(self, index: int) -> str:
-        return f"{self.path}, record {index}" if self.path else f"record {index}"
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.records)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.records[index]
-
-
-def _open(path: Path) -> _Lines | _Listed:
-    try:
-        with path.open("rb") as file:
-            is_list = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
-        if not is_list:
-            return _Lines(path)
-        return _Listed(parse_json(path.read_bytes(), str(path)), str(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    def _read(self, index: int) -> list[Record]:
+        return self.reader.read(self.store[index], self.store.name(index))
 
 
 def read_record(raw: Mapping[str, Any], name: str) -> Conversations:
@@ -298,30 +248,23 @@ def read_record(raw: Mapping[str, Any], name: str) -> Conversations:
         name: what errors call it, and the example if the record does not say.
 
     Raises:
-        DataError: a record that makes no sense.
+        DataError: a record that makes no sense, or whose conversations cannot share a tree.
     """
-    return merge_records([parse_record(raw, name, Path())], name)
+    found = RecordReader().read(raw, name)
+    if len(found) > 1:
+        raise DataError(
+            f"{name}: its conversations differ in what stands before them, so they are "
+            f"{len(found)} examples; pass the records through group_conversations"
+        )
+    return _example(found[0], name)
 
 
-def merge_records(records: Sequence[Record], name: str) -> Conversations:
-    """One example of the records that share their media.
-
-    Args:
-        records: those of one tree, in order; at least one.
-        name: what the example is called if its records do not say.
-    """
-    first = records[0]
-    shared = all(record.texts == first.texts for record in records)
+def _example(record: Record, name: str) -> Conversations:
     return Conversations(
-        branches=[r.turns if shared else _text_behind_media(r) for r in records],
-        media=first.media,
-        texts=first.texts if shared else (),
-        system=first.system,
-        key=first.key or name,
+        branches=record.branches,
+        media=record.media,
+        texts=record.texts,
+        system=record.system,
+        key=record.key or name,
+        roles=record.roles,
     )
-
-
-def _text_behind_media(record: Record) -> tuple[Turn, ...]:
-    first = record.turns[0]
-    text = "\n".join(part for part in (*record.texts, first.question) if part)
-    return (first._replace(question=text), *record.turns[1:])

@@ -43,6 +43,7 @@ A short source with costs known before anything is loaded:
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -180,8 +181,24 @@ def check_source(source: Any) -> None:
     """Reject what is no source, before a worker trips over it.
 
     Raises:
-        DatasetError: neither indexable nor iterable, or ``measure`` without an index to give it.
+        DatasetError: neither indexable nor iterable, or ``measure`` without an index to give it; a
+            path, a table or a dict, which are indexable and hold no example under a number.
     """
+    name = type(source).__name__
+    if isinstance(source, (str, bytes, os.PathLike)):
+        raise DatasetError(
+            f"the source is a path, {str(source)[:200]!r}; pass treepack.group_conversations(path)"
+        )
+    if hasattr(source, "iloc"):
+        raise DatasetError(
+            f"the source is a {name}, which is indexed by columns; write it with "
+            "frame.to_parquet(path) and pass treepack.group_conversations(path)"
+        )
+    if isinstance(source, Mapping) and 0 not in source:
+        raise DatasetError(
+            f"the source is a {name} with the names {[*map(str, source)][:9]}; pass one of its "
+            "values, such as a split, or treepack.group_conversations([record, ...])"
+        )
     if is_map_style(source):
         return
     if hasattr(source, "measure"):

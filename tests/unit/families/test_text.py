@@ -64,7 +64,9 @@ def test_shared_text_and_system_stand_before_the_image(name):
         {"role": "user", "content": "Look: <image>"},
     ]
     answer = {"role": "assistant", "content": "!"}
-    tree = family.load(example({"messages": [*turns, answer], "image": photo(1)}))
+    record = {"messages": [*turns, answer], "image": photo(1)}
+    (kept,) = tp.group_conversations([record], text_before_media="keep")
+    tree = family.load(kept)
     text = family.processor.tokenizer.decode(tree.tokens)
     bos = "<|im_end|>" if name == "molmo2" else ""
     start = f"{bos}<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nLook:<"

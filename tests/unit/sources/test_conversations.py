@@ -67,18 +67,13 @@ def test_media_stand_in_the_order_of_their_placeholders():
     assert questions(source[0]) == ["?"]
 
 
-def test_text_before_an_image_stays_there_if_all_rows_share_it():
-    shared = [row(f"Look: <image>\n{q}", "x", image="a") for q in "AB"]
-    example = tp.group_conversations(shared)[0]
-    assert example.texts == ("Look:",)
-    assert questions(example) == ["A", "B"]
-
-
-def test_text_before_an_image_moves_behind_it_if_rows_differ():
-    differ = [row(f"{q} <image>\nAnswer.", "x", image="a") for q in ("What?", "")]
-    example = tp.group_conversations(differ)[0]
+def test_text_before_an_image_moves_behind_it():
+    records = [row(f"{q} <image>\nAnswer.", "x", image="a") for q in ("What?", "")]
+    (example,) = tp.group_conversations(records)
     assert example.texts == ("",)
     assert questions(example) == ["What?\nAnswer.", "Answer."]
+    (alone,) = tp.group_conversations(records[:1])
+    assert alone.branches[0] == example.branches[0]
 
 
 def test_blanks_count_in_a_text_without_media():
@@ -115,10 +110,10 @@ def test_a_placeholder_in_an_answer_or_a_text_part_is_text():
     assert example.branches == ((Turn("Write <image>.", "<image>"),),)
 
 
-def test_images_in_memory_are_grouped_by_object():
-    arrays = [np.zeros((4, 4, 3), np.uint8) for _ in range(2)]
-    picture = PIL.Image.new("RGB", (4, 4))
-    values = (*arrays, arrays[0], picture, picture)
+def test_images_in_memory_are_grouped_by_contents():
+    arrays = [np.full((4, 4, 3), value, np.uint8) for value in (0, 1, 0)]
+    pictures = [PIL.Image.new("RGB", (4, 4)) for _ in range(2)]
+    values = (*arrays, *pictures)
     source = tp.group_conversations([row("<image>?", "!", image=value) for value in values])
     assert [len(example.branches) for example in source] == [2, 1, 2]
     assert [example.key for example in source] == ["record 0", "record 1", "record 3"]
@@ -172,10 +167,18 @@ def test_a_pickled_source_of_a_file_does_not_carry_the_rows(tmp_path):
     assert size("a" * 1000) == size("a")
 
 
-def test_no_rows_are_an_empty_source(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("")
-    assert len(tp.group_conversations(tmp_path / "empty.jsonl")) == 0
-    assert len(tp.group_conversations([])) == 0
+@pytest.mark.parametrize("text", ["", "\n \n", "[]"])
+def test_no_records_are_an_error(text, tmp_path):
+    path = tmp_path / "empty.jsonl"
+    path.write_text(text)
+    for records, name in ((path, "empty.jsonl"), ([], "records"), (iter(()), "records")):
+        with pytest.raises(DataError, match=f"{name}: there is no record in it"):
+            tp.group_conversations(records)
+
+
+def test_no_record_that_makes_sense_is_an_error_that_shows_the_first():
+    with pytest.raises(DataError, match="all 2 records were skipped, the first: record 0: 1 turns"):
+        tp.group_conversations([row("Q"), row("A", "B", "C")], on_error="skip")
 
 
 def test_rows_are_not_modified():
@@ -188,7 +191,7 @@ def test_rows_are_not_modified():
 GOOD = row("<image>\nA?", "a", image="a.jpg")
 BAD = {
     "row": (["not", "a", "row"], "object with named fields"),
-    "nothing said": ({"image": "a.jpg"}, "no 'conversations'"),
+    "nothing said": ({"image": "a.jpg"}, "no conversation is found among its fields ['image']"),
     "turns": ({"conversations": "Hi"}, "list of turns"),
     "turn": ({"conversations": ["Hi"]}, "a turn must be an object"),
     "speaker missing": ({"conversations": [{"value": "Hi"}]}, "no 'from'"),
@@ -197,7 +200,7 @@ BAD = {
     "speaker type": ({"conversations": [{"from": [1], "value": "x"}]}, "is not known"),
     "text type": ({"conversations": [{"from": "human", "value": 7}]}, "text or a list of parts"),
     "part": ({"messages": [{"role": "user", "content": [{"type": "sound"}]}]}, "a part must be"),
-    "no turns": ({"conversations": []}, "0 turns"),
+    "no turns": ({"conversations": []}, "'conversations' is empty"),
     "no answer": (row("Q"), "1 turns"),
     "answer first": ({"conversations": [{"from": "gpt", "value": "A"}]}, "turn 1 is by the assist"),
     "two questions": (
@@ -214,7 +217,7 @@ BAD = {
     "video missing": (row("<video>A?", "a", image="a.jpg"), "videos (0)"),
     "late image": (row("A?", "a", "<image>B?", "b", image="a.jpg"), "in turn 3"),
     "image type": (row("<image>A?", "a", image=7), "got int"),
-    "image object": (row("<image>A?", "a", image={"bytes": 1}), "got dict"),
+    "image object": (row("<image>A?", "a", image={"bytes": 1}), "got int"),
 }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from treepack.errors import DataError
 
 KINDS = ("image", "video")
 
@@ -13,14 +16,28 @@ class Medium(NamedTuple):
 
     Attributes:
         kind: ``"image"`` or ``"video"``.
-        value: path of the file, a PIL image, or a uint8 array ``[H, W, C]`` (``[T, H, W, 3]``).
-        options: what the data says about it by name, such as ``{"max_pixels": 65536}`` or the
-            ``start`` and ``end`` of a clip in seconds; ``None`` if nothing.
+        value: what it is, in one of these forms:
+
+            - ``str``: path of the file;
+            - ``bytes``: contents of the file, encoded (JPEG, PNG, MP4, ...);
+            - a PIL image, or a uint8 array ``[H, W]`` or ``[H, W, C]``, of an image;
+            - a uint8 array ``[T, H, W, 3]`` of a video;
+            - ``list[str]``: paths of the frames of a video, in order; at least one.
+        options: what the data says about it by name, numbers of `OPTIONS`; ``None`` if nothing.
     """
 
     kind: str
     value: Any
     options: Mapping[str, float] | None = None
+
+
+OPTIONS = {
+    "min_pixels": "fewest pixels of an image, or of a frame",
+    "max_pixels": "most pixels of an image, or of a frame",
+    "start": "where a clip starts in its video, in seconds",
+    "end": "where a clip ends in its video, in seconds",
+}
+"""Names of `Medium.options`, the same whatever a format calls them."""
 
 
 class Turn(NamedTuple):
@@ -38,27 +55,88 @@ class Turn(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record that has been read and found sound.
+    """A record that has been read and found sound, or a part of it that is a tree of its own.
 
     Attributes:
         key: what the example is called, or ``None``.
         media: in the order in which the model sees them.
-        texts: what stands before each of the media in the first question.
-        turns: the conversation; the first question is what stands behind the media.
+        texts: what stands before each of the media, in every conversation.
+        branches: the conversations; the first question is what stands behind the media.
+        roles: what each conversation is to a loss, such as ``"chosen"``, or ``None``.
         system: instruction that precedes everything.
     """
 
     key: str | None
     media: tuple[Medium, ...]
     texts: tuple[str, ...]
-    turns: tuple[Turn, ...]
+    branches: tuple[tuple[Turn, ...], ...]
+    roles: tuple[str | None, ...]
     system: str
 
-    @property
-    def group(self) -> Any:
-        """What records of one tree have in common."""
-        return self.system, tuple((m.kind, _identity(m.value)) for m in self.media)
+
+class Said(NamedTuple):
+    """A conversation as its record says it; what a format of records finds.
+
+    Attributes:
+        turns: messages in order, each ``{"role": ..., "content": ...}`` or ``{"from": ...,
+            "value": ...}``.
+        role: as in `Record`.
+        weight: loss weight of all its answers.
+        is_tagged: its first question says ``<image>`` or ``<video>`` where its media stand; where
+            that need not be and no tag is there, they stand before it.
+    """
+
+    turns: Sequence[Any]
+    role: str | None = None
+    weight: float = 1.0
+    is_tagged: bool = True
 
 
-def _identity(value: Any) -> Any:
-    return value if isinstance(value, str) else id(value)
+QUESTIONS = frozenset({"prompt", "question", "query", "instruction"})
+"""Fields that may hold an empty text: what counts is the answer to it."""
+
+MOST_SHOWN = 200
+_MAYBE_EMPTY = (str, bytes, list, tuple, Mapping)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = MOST_SHOWN
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 8
+_SHORT.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """A value of the data as errors show it: at most 200 characters, however large it is."""
+    if type(value) is str and len(value) < MOST_SHOWN // 2:
+        return repr(value)[:MOST_SHOWN]
+    return _SHORT.repr(value)[:MOST_SHOWN]
+
+
+def is_given(value: Any) -> bool:
+    """Whether a field holds anything: a null, an empty text, list or object is an absence."""
+    if value is None or type(value) is str:
+        return bool(value)
+    return not (isinstance(value, _MAYBE_EMPTY) and not value)
+
+
+def listed(value: Any) -> list[Any]:
+    """A field that holds one thing or a list of them, without what is not there."""
+    if not is_given(value):
+        return []
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [value for value in values if is_given(value)]
+
+
+def text_of(record: Mapping[str, Any], field: str, name: str) -> str:
+    """The text of a field.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    value = record.get(field)
+    if not isinstance(value, str):
+        raise DataError(f"{name}: {field!r} must be a text, got {shown(value)}")
+    return value
+
+
+def exchange(question: Any, answer: Any) -> list[dict[str, Any]]:
+    """One question and its answer as turns."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

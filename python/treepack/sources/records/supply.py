@@ -1,0 +1,326 @@
+"""The media of a record: what its fields and parts say, and which of them a text shows."""
+
+from __future__ import annotations
+
+import binascii
+import math
+import os
+from collections.abc import Iterator, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from treepack.errors import DataError
+from treepack.sources.records import unsupported
+from treepack.sources.records.base import KINDS, Medium, is_given, shown
+
+OPTION_NAMES = {
+    "min_pixels": "min_pixels",
+    "max_pixels": "max_pixels",
+    **dict.fromkeys(("start", "video_start", "start_time", "clip_start"), "start"),
+    **dict.fromkeys(("end", "video_end", "end_time", "clip_end"), "end"),
+}
+"""How data calls the options of a medium."""
+
+SOURCES = ("path", "url", "image_url", "video_url", "file_name")
+FRAMES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Endings of files that are images: a list of them is a video in frames."""
+
+
+class Held(NamedTuple):
+    """A medium, and the file that it was read from, if it was one."""
+
+    medium: Medium
+    file: str | None
+
+    def with_options(self, options: Mapping[str, float]) -> Held:
+        """The same with more options; its own go before them."""
+        if not options:
+            return self
+        mine = self.medium.options or {}
+        return Held(self.medium._replace(options={**options, **mine}), self.file)
+
+
+class Supply:
+    """The media of one record.
+
+    Args:
+        record: the record; its ``image``, ``images``, ``video`` and ``videos``, each one medium or
+            a list of them.
+        folder: where relative paths start.
+        name: the record, for errors.
+
+    Attributes:
+        given: media by kind, in order.
+        count: of all media.
+        has_boxes: the record has boxes, for which tags in its texts may stand.
+
+    Raises:
+        DataError: what is no image or video, or one under a name that is not read.
+    """
+
+    def __init__(self, record: Mapping[str, Any], folder: str, name: str) -> None:
+        self.has_boxes = any(is_given(record.get(field)) for field in unsupported.BOXES)
+        self.folder = folder
+        self.name = name
+        self.given = {
+            kind: [self.hold(kind, value) for value in self._values(record, kind)] for kind in KINDS
+        }
+        self.count = sum(map(len, self.given.values()))
+        if self.count:
+            if not OPTION_NAMES.keys().isdisjoint(record):
+                self._take_options(record)
+        else:
+            self._reject_unread(record)
+
+    def hold(self, kind: str, value: Any) -> Held:
+        """A medium as the data says it.
+
+        Args:
+            kind: of `KINDS`.
+            value: a path, bytes, an image, an array, a list of frames, or any of them in an object
+                with options, such as ``{"path": "film.mp4", "start": 3}``.
+        """
+        if isinstance(value, (str, os.PathLike)):
+            return self._file(kind, os.fspath(value))
+        if isinstance(value, Mapping):
+            return self._described(kind, value)
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return Held(Medium(kind, bytes(value)), None)
+        if kind == "video" and isinstance(value, (list, tuple)):
+            return self._frames(value)
+        if _is_array(value):
+            is_pil = hasattr(value, "getexif")
+            return Held(Medium(kind, value if is_pil else np.asarray(value)), None)
+        raise DataError(
+            f"{self.name}: {kind} must be a path, the bytes of a file, a PIL image or a uint8 "
+            f"array, got {type(value).__name__}: {shown(value)}"
+        )
+
+    def _values(self, record: Mapping[str, Any], kind: str) -> list[Any]:
+        one, many = record.get(kind), record.get(kind + "s")
+        if one is None and many is None:
+            return []
+        if is_given(one) and is_given(many) and not _are_same(_listed(one), _listed(many)):
+            raise DataError(
+                f"{self.name}: has both {kind!r} and '{kind}s'; name all {kind}s in one of them"
+            )
+        value = one if is_given(one) else many
+        if kind == "video" and _is_frames(value):
+            return [value]
+        return _listed(value)
+
+    def _file(self, kind: str, path: str | bytes) -> Held:
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if path.startswith(("data:", "file://")):
+            if path.startswith("data:"):
+                return Held(Medium(kind, self._decode(path)), None)
+            path = path.removeprefix("file://")
+        if not path or "://" in path:
+            raise DataError(
+                f"{self.name}: {kind} {shown(path)} is not the path of a file; nothing is "
+                "downloaded while training, so fetch it beforehand and name the file"
+            )
+        joined = os.path.join(self.folder, path)  # noqa: PTH118 (four times faster, per record)
+        return Held(Medium(kind, _plain(joined)), path)
+
+    def _decode(self, uri: str) -> bytes:
+        head, _, body = uri.partition(",")
+        try:
+            if head.endswith(";base64") and body:
+                return binascii.a2b_base64(body)
+        except (binascii.Error, ValueError):
+            pass
+        raise DataError(f"{self.name}: {shown(uri)} is not base64; write 'data:...;base64,...'")
+
+    def _described(self, kind: str, value: Mapping[str, Any]) -> Held:
+        unsupported.reject(value, unsupported.MEDIUM, f"a {kind}", self.name)
+        content, file = value.get("bytes"), None
+        if not is_given(content):
+            content = next((value[f] for f in (kind, *SOURCES) if is_given(value.get(f))), None)
+        elif isinstance(value.get("path"), str):
+            file = value["path"] or None
+        if isinstance(content, Mapping):
+            # OpenAI's {"image_url": {"url": ..., "detail": "auto"}}.
+            unsupported.reject(content, unsupported.MEDIUM, f"a {kind}", self.name)
+            content = content.get("url")
+        if not is_given(content) or isinstance(content, Mapping):
+            raise DataError(
+                f"{self.name}: a {kind} must have 'bytes' or 'path', got {shown(dict(value))}"
+            )
+        held = self.hold(kind, content)
+        return Held(held.medium, held.file or file).with_options(self.options(kind, value))
+
+    def _frames(self, value: list[Any] | tuple[Any, ...]) -> Held:
+        frames = [self.hold("image", frame) for frame in value]
+        if not frames or not all(type(frame.medium.value) is str for frame in frames):
+            raise DataError(
+                f"{self.name}: a video in frames must be a list of paths, got {shown(value)}"
+            )
+        file = f"{frames[0].file} ... {len(frames)} frames"
+        return Held(Medium("video", [frame.medium.value for frame in frames]), file)
+
+    def options(self, kind: str, fields: Mapping[str, Any]) -> dict[str, float]:
+        """The options of a medium among these fields, by the names of `OPTIONS`."""
+        found: dict[str, float] = {}
+        for field, option in OPTION_NAMES.items():
+            value = fields.get(field)
+            if value is None:
+                continue
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number or not 0 <= float(value) < math.inf:
+                raise DataError(
+                    f"{self.name}: {field!r} of a {kind} must be a number of 0 or more, "
+                    f"got {shown(value)}"
+                )
+            number = int(value) if option.endswith("pixels") else float(value)
+            if found.setdefault(option, number) != number:
+                raise DataError(f"{self.name}: {field!r} of a {kind} is said twice; say it once")
+        self._check_options(kind, found)
+        return found
+
+    def _check_options(self, kind: str, options: Mapping[str, float]) -> None:
+        if kind == "image" and ("start" in options or "end" in options):
+            raise DataError(f"{self.name}: an image has a start or an end; only a video has one")
+        for low, high in (("start", "end"), ("min_pixels", "max_pixels")):
+            if options.get(low, 0) > options.get(high, math.inf) or options.get(high) == 0:
+                raise DataError(
+                    f"{self.name}: {low} {options.get(low, 0)} and {high} {options[high]} of a "
+                    f"{kind} leave nothing; correct them"
+                )
+
+    def _take_options(self, record: Mapping[str, Any]) -> None:
+        """What the record says of its media: sizes of each, times of its one video."""
+        for kind, held in self.given.items():
+            names = [n for n, o in OPTION_NAMES.items() if kind == "video" or "pixels" in o]
+            options = self.options(kind, {n: record.get(n) for n in names}) if held else {}
+            if len(held) > 1 and not options.keys().isdisjoint(("start", "end")):
+                raise DataError(
+                    f"{self.name}: one start or end for {len(held)} videos; say it of each: "
+                    '{"path": ..., "start": ..., "end": ...}'
+                )
+            self.given[kind] = [one.with_options(options) for one in held]
+
+    def _reject_unread(self, record: Mapping[Any, Any]) -> None:
+        """A record that seems to have media, and none under a name that is read."""
+        for field, value in record.items():
+            if not isinstance(field, str) or not field.lower().startswith(NAMES_OF_MEDIA):
+                continue
+            first = value[0] if isinstance(value, (list, tuple)) and value else value
+            if _is_like_media(first):
+                raise DataError(
+                    f"{self.name}: {field!r} is {shown(value)}, which is not read; name it in "
+                    "'image' or 'video'"
+                )
+
+
+NAMES_OF_MEDIA = ("image", "img", "video", "picture", "photo")
+
+
+class Shown:
+    """The media that one conversation shows, handed out one for each placeholder.
+
+    Attributes:
+        taken: so far, in order.
+        has_own: some of them are named by parts of messages.
+    """
+
+    def __init__(self, supply: Supply) -> None:
+        self.supply = supply
+        self.taken: list[Held] = []
+        self.has_own = False
+        self.left: dict[str, Iterator[Held]] = {k: iter(v) for k, v in supply.given.items()}
+
+    def take(self, kind: str) -> Medium:
+        """The next medium of a kind."""
+        given = self.supply.given
+        # Video records are often written with the tag of an image.
+        is_video = kind == "image" and given["video"] and not given["image"]
+        held = next(self.left["video" if is_video else kind], None)
+        if held is None:
+            raise DataError(
+                f"{self.supply.name}: more <{kind}> than the record has {kind}s "
+                f"({len(given[kind])}); remove the placeholder or name the {kind} in {kind!r}"
+            )
+        self.taken.append(held)
+        return held.medium
+
+    def take_part(self, kind: str, part: Mapping[str, Any]) -> Medium:
+        """The medium that a part of a message names, or the next one if it names none."""
+        if any(is_given(part.get(field)) for field in (kind, "bytes", *SOURCES)):
+            self.taken.append(self.supply.hold(kind, part))
+            self.has_own = True
+            return self.taken[-1].medium
+        unsupported.reject(part, unsupported.MEDIUM, f"a {kind}", self.supply.name)
+        self.take(kind)
+        options = self.supply.options(self.taken[-1].medium.kind, part)
+        self.taken[-1] = self.taken[-1].with_options(options)
+        return self.taken[-1].medium
+
+    def take_all(self) -> list[Medium]:
+        """All that the record has, images first."""
+        self.taken += [held for kind in KINDS for held in self.left[kind]]
+        return [held.medium for held in self.taken]
+
+    def check_empty(self) -> None:
+        """Reject media that no placeholder stands for."""
+        if len(self.taken) == self.supply.count and not self.has_own:
+            return
+        for kind, values in self.supply.given.items():
+            unused = sum(1 for _ in self.left[kind])
+            if unused:
+                raise DataError(
+                    f"{self.supply.name}: {len(values)} {kind}s but {len(values) - unused} "
+                    f"<{kind}> in its first question; write one <{kind}> for each"
+                )
+
+    @property
+    def key(self) -> str | None:
+        """The files, if all media are files, else ``None``."""
+        files = [held.file for held in self.taken if held.file is not None]
+        return " + ".join(files) if files and len(files) == len(self.taken) else None
+
+
+def _listed(value: Any) -> list[Any]:
+    if not is_given(value):
+        return []
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return [value for value in values if is_given(value) and not _is_null_media(value)]
+
+
+def _are_same(these: list[Any], those: list[Any]) -> bool:
+    """Whether two lists name the same files."""
+    return all(isinstance(value, str) for value in (*these, *those)) and these == those
+
+
+def _is_null_media(value: Any) -> bool:
+    """An Arrow struct of an image that is not there: all its fields are null."""
+    return isinstance(value, Mapping) and not any(map(is_given, value.values()))
+
+
+def _is_frames(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(v, str) and v.lower().endswith(FRAMES) for v in value)
+    )
+
+
+def _is_array(value: Any) -> bool:
+    # Of the type: asked for the attribute, an image of PIL decodes its pixels.
+    return hasattr(type(value), "__array_interface__")
+
+
+def _is_like_media(value: Any) -> bool:
+    if isinstance(value, str):
+        return "/" in value or value.lower().endswith((*FRAMES, ".gif", ".mp4", ".webm", ".mkv"))
+    described = isinstance(value, Mapping) and bool(value) and not _is_null_media(value)
+    return described or isinstance(value, bytes) or _is_array(value)
+
+
+def _plain(path: str) -> str:
+    """The path without ``./`` and doubled slashes, so that one file has one name."""
+    return str(Path(path)) if "./" in path or "//" in path else path
