@@ -21,6 +21,7 @@ import torch
 import treepack as tp
 from common import machine
 from torch.utils.data import DataLoader, IterableDataset
+from treepack.dataset.state import Scope, ShardState, make_state
 
 BUDGETS = {"tokens": 16_384, "crops": 128}
 TREES = [
@@ -63,10 +64,10 @@ def make(source: Any, position: int = 0) -> tp.PackedDataset:
     """An endless stream that goes on at a position of the seeded order."""
     dataset = tp.PackedDataset(source, budgets=BUDGETS, epochs=None, virtual_shards=2)
     if position:
-        state = dataset.state_dict()
         blank = [0, 0, 0, 0], [], [], [], [], [], [], ""
-        state["shards"] = [[shard, 0, position + shard, 0, 0, *blank] for shard in range(2)]
-        dataset.load_state_dict(state)
+        shards = [ShardState(shard, 0, position + shard, 0, 0, *blank) for shard in range(2)]
+        scope, kind = Scope(1, 0, 0), dataset.fingerprint()
+        dataset.load_state_dict(make_state(kind, scope, 2, shards))
     return dataset
 
 

@@ -120,13 +120,13 @@ def _alone(batch: tp.PackedBatch, leaf: int) -> Inputs:
     owners = _target_owners(batch)
     mine = torch.tensor([i for i, owner in enumerate(owners) if owner == leaf])
     predicting = batch["logits_to_keep"][mine].tolist()
-    targets = batch["labels"][:, mine]
+    targets = batch["targets"][:, mine]
     return {
         "input_ids": batch["input_ids"][:, path],
         "position_ids": torch.arange(len(path))[None],
         "logits_to_keep": torch.tensor([places[token] for token in predicting]),
         "labels": targets,
-        "shift_labels": targets,
+        "targets": targets,
         "loss_weights": batch["loss_weights"][:, mine],
         "use_cache": False,
     }
@@ -134,7 +134,7 @@ def _alone(batch: tp.PackedBatch, leaf: int) -> Inputs:
 
 def _target_owners(batch: tp.PackedBatch) -> list[int]:
     """The leaf of each target: targets come leaf by leaf, and each leaf's end with its end."""
-    ends = (batch["labels"][0] == sft_rows.END).tolist()
+    ends = (batch["targets"][0] == sft_rows.END).tolist()
     leaves, place, owners = _leaves(batch), 0, []
     for is_end in ends:
         owners.append(leaves[place])

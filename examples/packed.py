@@ -44,7 +44,7 @@ def losses(
     batches = []
     for batch in loader:
         logits = model(**batch.to(weight.device, dtype=weight.dtype)).logits[0].float().cpu()
-        each = cross_entropy(logits, batch["labels"][0], reduction="none")
+        each = cross_entropy(logits, batch["targets"][0], reduction="none")
         row = batch["treepack"]
         node = torch.from_numpy(row.target_node)
         sums = torch.zeros(row.mask.n_nodes).index_add(0, node, each)

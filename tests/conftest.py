@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 
@@ -32,13 +31,6 @@ def _one_thread() -> None:
     except ImportError:
         return
     torch.set_num_threads(1)
-
-
-def pytest_collection_finish():
-    # Modules and tests live on to the end. Without them the collector is faster, and so are forked
-    # workers, whose collector would copy the memory that it looks at.
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,13 @@ class BatchError(TreepackError):
     """Trees that cannot share one row, or a batch that lost a part on its way to the model."""
 
 
+class NotPreparedError(BatchError, AttributeError):
+    """A packed batch met a model, or other code, that does not know of packing.
+
+    It is an ``AttributeError`` too, so that ``hasattr`` says no instead of failing.
+    """
+
+
 class DataError(TreepackError):
     """A record, an image or a video of the data that cannot be read or makes no sense."""
 
@@ -40,6 +47,7 @@ __all__ = [
     "DataError",
     "DatasetError",
     "FamilyError",
+    "NotPreparedError",
     "OversizeError",
     "StateError",
     "TreeError",

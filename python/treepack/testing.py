@@ -45,12 +45,20 @@ def check_exactly_once(
     """Check that every example of a finite stream comes out once per epoch, or is counted.
 
     Args:
-        dataset: of a finite source.
-        keys: of all examples that can be packed; by default they are not compared, only counted.
-        num_workers: of the loader.
+        dataset: of a finite source; it is not modified.
+        keys: of all examples that can be packed. By default examples are counted, and which ones
+            they are is not compared; an iterable, whose length is not known, is then checked for
+            budgets alone.
+        num_workers: processes of the loader, 0 for none.
 
     Raises:
-        AssertionError: an example was lost, doubled or is unknown; a row breaks a budget.
+        AssertionError: an example was lost, came twice or is unknown, or a row breaks a budget.
+
+    Example:
+        >>> import treepack as tp
+        >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
+        >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8})
+        >>> check_exactly_once(dataset, keys=range(5))
     """
     seen: Counter[Any] = Counter()
     counted: dict[int, int] = {}
@@ -115,23 +123,36 @@ def check_resume_everywhere(
 
     The stream is read once without interruption. Then, for each number of batches, the state after
     them goes through JSON into a fresh copy of the dataset, and what that one gives is compared
-    field by field with the rest of the uninterrupted stream.
+    field by field with the rest of the uninterrupted stream. A stream of ``n`` batches is so read
+    about ``n / 2`` times; ``every`` and ``horizon`` make it shorter.
 
     Args:
-        dataset: of any source that can be resumed.
+        dataset: of any source that can be resumed; it is not modified.
         steps: batches to read; by default all, for which the stream must be finite.
         every: resume after each ``every``-th batch only.
         horizon: batches to compare after each resume; by default all that are left.
-        num_workers: of the loader that is interrupted.
-        resume_workers: of the loader that goes on, by default as many. Another number needs
-            ``virtual_shards`` and a whole finite stream, and is compared shard by shard.
+        num_workers: processes of the loader that is interrupted.
+        resume_workers: processes of the loader that goes on, by default as many. Another number
+            needs ``virtual_shards`` and a whole finite stream, and is compared shard by shard.
         context: how workers are started: ``"fork"``, ``"forkserver"`` or ``"spawn"``.
 
     Returns:
         How many resumes were compared.
 
     Raises:
-        AssertionError: a batch differs, or the state is not JSON-safe.
+        AssertionError: a batch differs.
+        DatasetError: ``resume_workers`` together with ``steps`` or ``horizon``.
+        StateError: the source cannot be resumed.
+
+    Source:
+        The idea of a public check is that of grain's ``assert_equal_output_after_checkpoint``.
+
+    Example:
+        >>> import treepack as tp
+        >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
+        >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8}, pool_size=2)
+        >>> check_resume_everywhere(dataset, steps=2, horizon=1)
+        3
     """
     again = num_workers if resume_workers is None else resume_workers
     if again != num_workers and (horizon, steps) != (None, None):
@@ -158,20 +179,30 @@ def check_same_packs_for_any_topology(
 ) -> None:
     """Check that the packs do not depend on how many ranks and workers share the work.
 
+    All ranks are read one after the other in this process; only workers are processes of their own.
+
     Args:
-        dataset: of a finite source, with ``virtual_shards`` set.
-        topologies: ``(ranks, workers)``, each product a divisor of ``virtual_shards``.
-        context: how workers are started.
+        dataset: of a finite source, with ``virtual_shards`` set; it is not modified.
+        topologies: pairs ``(ranks, workers)``, with 0 workers for none; ``ranks * workers`` (or
+            ``ranks``) must divide ``virtual_shards``.
+        context: how workers are started: ``"fork"``, ``"forkserver"`` or ``"spawn"``.
 
     Raises:
         AssertionError: a virtual shard gives other packs, or the ranks together another order.
+        DatasetError: ranks times workers does not divide ``virtual_shards``.
+
+    Example:
+        >>> import treepack as tp
+        >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
+        >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8}, virtual_shards=4)
+        >>> check_same_packs_for_any_topology(dataset, [(2, 0), (4, 0)])
     """
     shards, order = _global_order(dataset, 1, 0, context)
     for ranks, workers in topologies:
         theirs, their_order = _global_order(dataset, ranks, workers, context)
         name = f"{ranks} ranks x {workers} workers"
         assert theirs == shards, f"{name}: the packs differ, shard by shard"
-        # Once a shard has ended, those that are left go on in turns of their own.
+        # Once a shard has ended, the order of those that are left depends on who owns them.
         same = min(len(packs) for packs in shards.values()) * len(shards)
         assert their_order[:same] == order[:same], f"{name}: the packs come in another order"
 
@@ -185,7 +216,12 @@ def assert_batches_equal(actual: PackedBatch, expected: PackedBatch, name: str =
         name: what errors call it.
 
     Raises:
-        AssertionError: a field differs.
+        AssertionError: a field differs, or the fields are others or in another order.
+
+    Example:
+        >>> import treepack as tp
+        >>> one, other = (tp.collate([tp.MessageTree([1, 2])]) for _ in range(2))
+        >>> assert_batches_equal(one, other)
     """
     assert list(actual) == list(expected), f"{name}: fields {list(actual)}, not {list(expected)}"
     for field, value in expected.items():

@@ -10,17 +10,19 @@ import torch
 import torch.distributed as dist
 
 from treepack.batch import PackedBatch
+from treepack.dataset._settings import Settings
+from treepack.dataset.sharding import Introduction, check_introductions
 from treepack.dataset.state import merge
 from treepack.errors import DatasetError, StateError
 
 __all__ = ["gather_state", "steps"]
 
 PATIENCE = 1_000
-"""Steps one after the other that may have no weight."""
+"""Steps in succession without weight after which the data must be wrong."""
 
 
 class _Weights:
-    """Counts the steps that have no weight: a few are skipped, too many are a mistake."""
+    """Counts the steps without weight: a few are skipped, too many are a mistake in the data."""
 
     def __init__(self) -> None:
         self._has_any = False
@@ -28,10 +30,10 @@ class _Weights:
         self._weightless = 0
 
     def add(self, weight: float) -> bool:
-        """Count a step; whether there is anything to learn from it.
+        """Count a step; returns whether there is anything to learn from it.
 
         Raises:
-            DatasetError: it is the last of too many.
+            DatasetError: too many steps in succession had no weight.
         """
         if weight > 0:
             self._has_any, self._weightless = True, 0
@@ -52,8 +54,8 @@ class _Weights:
 
     def _fail(self) -> None:
         raise DatasetError(
-            f"the loss weights of {self._weightless} steps, one after the other, sum to 0; nothing "
-            "in them is trained on, so check labels and weights"
+            f"the loss weights of {self._weightless} steps in succession sum to 0; nothing in "
+            "them is trained on, so check labels and weights"
         )
 
 
@@ -72,30 +74,37 @@ def steps(
 ) -> Iterator[tuple[list[PackedBatch], float]]:
     """The packs of each optimiser step, with the sum of their loss weights over all ranks.
 
-    One all-reduce a step carries the weights and the agreement to go on, so all ranks make the
-    same number of steps, none waits for another that has ended, and every weight counts the same
-    whichever rank and micro-batch it is in. It works alone, and under DDP and FSDP, which average
-    gradients over ranks: scale each loss sum by ``world / weight``.
+    One all-reduce a step carries the weights and the agreement to go on. So all ranks make the same
+    number of steps, no rank waits for one that has ended, and every weight counts the same,
+    whichever rank and micro-batch it is in. It works in one process, and under DDP and FSDP, which
+    average gradients over ranks: divide each pack's sum of losses by ``weight / world``.
 
     A step's packs count as consumed (see `PackedDataset.consumed`) when they are handed out, so a
     state saved in the loop's body, after the optimiser's step, goes on with the next step.
 
     Args:
         loader: of `PackedBatch`, such as ``DataLoader(dataset, batch_size=None)``.
-        accumulate: micro-batches of a step.
-        end: when ranks run out of packs: ``"stop"`` all at the last step that everybody fills, or
-            ``"fill"`` the missing places with a repeated pack whose weights are 0, so that every
-            example counts once. A rank without any pack gets one from another.
-        group: process group of the data-parallel ranks, by default all; a gloo group spares the
+        accumulate: packs of each rank in a step, that is, its micro-batches.
+        end: what happens when the first rank runs out of packs. ``"stop"``: all end after the last
+            step that every rank can fill, and the packs that are left over are not trained on.
+            ``"fill"``: missing places get a repeated pack whose weights are 0, so that every
+            example counts once, at the price of its forward and backward; a rank without any pack
+            gets one from another.
+        group: process group of the data-parallel ranks, by default all. A gloo group spares the
             GPU a synchronisation.
 
     Yields:
-        ``accumulate`` packs and the sum of ``loss_weights`` over the step, of all ranks. A step
-        without any weight is skipped, since there is nothing to learn from it.
+        ``accumulate`` packs of this rank, and the sum of ``loss_weights`` over the whole step, of
+        all ranks. A step whose weights sum to 0 is skipped, since nothing in it is trained on.
 
     Raises:
-        DatasetError: no step has any weight, of all or of the last thousand; or another rank's
-            loader failed; every rank raises, and none hangs.
+        DatasetError: a wrong argument; ranks whose shards or settings do not fit together; no step
+            has any weight, or a thousand in succession have none; or the loader of another rank
+            failed. An error on one rank ends all, so that none waits for ever.
+
+    Source:
+        One divisor for all ranks and micro-batches: ``num_items_in_batch`` of transformers'
+        ``Trainer``, here with weights in place of tokens.
 
     Example:
         >>> import treepack as tp
@@ -106,10 +115,11 @@ def steps(
     """
     if not isinstance(accumulate, int) or accumulate < 1 or end not in ("stop", "fill"):
         raise DatasetError(
-            f"accumulate must be a positive integer and end 'stop' or 'fill', got {accumulate!r} "
-            f"and {end!r}"
+            "accumulate must be a positive integer, and end 'stop' or 'fill'; got "
+            f"{accumulate=} and {end=}"
         )
     world = dist.get_world_size(group) if _is_distributed() else 1
+    _meet(_dataset_of(loader), group)
     stream, filler = None, None
     weights = _Weights()
     while True:
@@ -134,15 +144,34 @@ def steps(
 def gather_state(dataset: Any, group: Any = None) -> dict[str, Any]:
     """The state of all ranks, for one checkpoint that any number of ranks can load.
 
+    Every rank of the group has to call it, after the same step.
+
     Args:
-        dataset: a `PackedDataset`, or anything else with ``state_dict()``.
+        dataset: the `PackedDataset` of this rank.
         group: process group of the data-parallel ranks, by default all.
 
     Returns:
-        ``treepack.state.merge`` of the states, on every rank.
+        ``treepack.state.merge`` of the states, the same on every rank; JSON-safe.
+
+    Raises:
+        DatasetError: ranks whose shards or settings do not fit together.
+        StateError: a rank cannot give its state, or the states are not of one stream. All ranks
+            raise, so that none waits for ever.
+
+    Example:
+        >>> import treepack as tp
+        >>> source = [tp.MessageTree([1, 2, 3], labels=[-100, 2, 3])] * 3
+        >>> dataset = tp.PackedDataset(source, budgets={"tokens": 3}, shuffle=False)
+        >>> for step, (packs, weight) in enumerate(steps(dataset)):
+        ...     if step == 1:
+        ...         saved = gather_state(dataset)
+        >>> dataset.load_state_dict(saved)
+        >>> [batch["treepack"].keys for batch in dataset]
+        [[2]]
     """
     if not _is_distributed():
         return merge([dataset.state_dict()])
+    _meet(dataset, group)
     state, failure = None, None
     try:
         state = dataset.state_dict()
@@ -158,6 +187,21 @@ def gather_state(dataset: Any, group: Any = None) -> dict[str, Any]:
     return merge(states)
 
 
+def _meet(dataset: Any, group: Any) -> None:
+    """Compare shards and settings with the other ranks, before the first step."""
+    if not _is_distributed():
+        return
+    settings = getattr(dataset, "settings", None)
+    told = settings.introduce() if isinstance(settings, Settings) else Introduction(None)
+    ranks: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(ranks, told, group=group)
+    check_introductions(ranks)
+
+
+def _dataset_of(loader: Any) -> Any:
+    return getattr(loader, "dataset", loader)
+
+
 def _take(
     loader: Any, stream: Iterator[PackedBatch] | None, accumulate: int
 ) -> tuple[Iterator[PackedBatch] | None, list[PackedBatch], Exception | None]:
@@ -171,7 +215,7 @@ def _take(
 
 def _begin(loader: Any) -> Iterator[PackedBatch]:
     """Iterate, and count what is consumed from there; loaders fetch ahead."""
-    dataset = getattr(loader, "dataset", loader)
+    dataset = _dataset_of(loader)
     counts = hasattr(dataset, "count_from") and dataset.why_not_resumable is None
     start = dataset.next_start() if counts else None
     stream: Iterator[PackedBatch] = iter(loader)
@@ -217,7 +261,7 @@ def _check_ranks(total: Agreement) -> None:
 
 
 def _mark_consumed(loader: Any, packs: list[PackedBatch]) -> None:
-    consumed = getattr(getattr(loader, "dataset", loader), "consumed", None)
+    consumed = getattr(_dataset_of(loader), "consumed", None)
     for pack in packs:
         if consumed is not None and pack["treepack"].state is not None:
             consumed(pack)

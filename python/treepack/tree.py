@@ -24,12 +24,12 @@ ROW_NAMES = frozenset(
         "logits_to_keep",
         "loss_weights",
         "position_ids",
-        "shift_labels",
+        "targets",
         "treepack",
         "use_cache",
     )
 )
-"""Arguments of a model that the row itself gives, or must not give."""
+"""Names that media cannot have: the row gives these to the model, or withholds them."""
 
 MOST_FLOAT32 = float(np.finfo(np.float32).max)
 MOST_INT64 = (1 << 63) - 1
@@ -61,12 +61,16 @@ class MessageTree:
             axis is the one on which those of a row are joined (root only).
         root_positions: int ``[A, n]``, position ids of the root's tokens on ``A`` axes; ``None``
             counts from 0 (root only).
-        costs: costs of the tree beside ``tokens``, integers such as ``{"crops": 12}`` (root only).
+        costs: what the tree takes of each budget but ``tokens``, in the unit of that budget, such
+            as ``{"crops": 12}`` (root only). Tokens are counted.
 
     Raises:
-        TreeError: arrays of the wrong type or length, ids, labels, weights or image runs that
-            cannot be, media under a name of the row's own, or root-only arguments inside a tree.
-        CostError: a cost that is no integer of 0 or more, or one of tokens, which are counted.
+        TreeError: an array of the wrong type or length; an id, label, weight or image run out of
+            range; a root-only argument in a child; or media under a name that the row itself uses.
+        CostError: a cost that is not an integer of 0 or more, or a cost named ``tokens``.
+
+    Source:
+        Molmo2, arXiv 2601.10611, which trains on one image and all its annotations at once.
 
     Example:
         >>> import treepack as tp
@@ -120,13 +124,28 @@ class MessageTree:
         self.costs = None if costs is None else _costs(costs, key)
 
     def with_key(self, key: Any) -> MessageTree:
-        """The same tree under another name; arrays are shared."""
+        """The same tree under another name; arrays are shared, and this tree is unchanged.
+
+        Args:
+            key: the new name.
+        """
         tree = copy.copy(self)
         tree.key = key
         return tree
 
     def nodes(self) -> Iterator[tuple[MessageTree, int]]:
-        """Yield every node with the index of its parent, parents before children (depth first)."""
+        """Yield every node with the index of its parent, parents before children (depth first).
+
+        The ``i``-th node has the index ``i``, as in ``lengths``, ``parents`` and `TreeMask`.
+
+        Yields:
+            The node, and the index of its parent; -1 for the root.
+
+        Example:
+            >>> tree = MessageTree([1, 2], children=[MessageTree([3]), MessageTree([4, 5])])
+            >>> [(node.tokens.tolist(), parent) for node, parent in tree.nodes()]
+            [([1, 2], -1), ([3], 0), ([4, 5], 0)]
+        """
         stack: list[tuple[MessageTree, int]] = [(self, -1)]
         index = 0
         while stack:
@@ -157,7 +176,7 @@ class MessageTree:
 
     @property
     def cost(self) -> dict[str, int]:
-        """What the tree takes of each budget: ``tokens`` and everything in ``costs``."""
+        """What the tree takes of each budget, by name: ``tokens`` and everything in ``costs``."""
         return {**(self.costs or {}), "tokens": self.n_tokens}
 
     def __repr__(self) -> str:
@@ -175,7 +194,7 @@ def _ids(name: str, value: npt.ArrayLike, shape: tuple[int | str], key: Any) -> 
     if not len(ids):
         return ids
     ignored = IGNORE if name == "labels" else 0
-    # Of numbers below 0 that are not all the ignored one, the least or the greatest is another.
+    # If a number below 0 is not the ignored one, neither is the least or the greatest of them.
     for place in _extreme_negatives(ids):
         seen = ids.item(place)
         if seen < 0 and seen != ignored:
@@ -214,7 +233,7 @@ def _ints(name: str, value: npt.ArrayLike, shape: tuple[int | str, ...], key: An
         )
     if array.dtype == np.uint64 and array.size and array.max() > MOST_INT64:
         raise TreeError(
-            f"{example_name(key)}: {name} holds {array.max()}, more than int64 can; give int64"
+            f"{example_name(key)}: {name} holds {array.max()}, more than int64 can hold; use int64"
         )
     return array.astype(np.int64)
 
@@ -243,7 +262,7 @@ def _weight(value: float | npt.ArrayLike, n: int, key: Any) -> float | npt.NDArr
             f"got {array.dtype} of shape {_shape(array.shape)}"
         )
     for place in (array.argmin(), array.argmax()) if array.size else ():
-        # NaN counts as the least and as the most.
+        # Both find a NaN where there is one.
         seen = array.item(place)
         if not 0 <= seen <= MOST_FLOAT32:
             where = f"weight[{place}]" if array.ndim else "weight"

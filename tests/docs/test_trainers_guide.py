@@ -136,7 +136,7 @@ def test_trees_of_your_own_train_a_text_model():
     keys = list(itertools.chain.from_iterable(b["treepack"].keys for b in made["dataset"]))
     assert sorted(keys) == list(range(12))
     end = made["tokenizer"].eos_token_id
-    assert sum((b["labels"] == end).sum().item() for b in made["dataset"]) == 24
+    assert sum((b["targets"] == end).sum().item() for b in made["dataset"]) == 24
 
 
 def test_preferences_are_those_of_each_response_alone():

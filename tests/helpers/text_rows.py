@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import transformers
 import treepack as tp
 from helpers import tiny_models
 from helpers.random_masks import random_forest
 from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from treepack.attention import TreePlan
 from treepack.batch import PackedRow
 
 VOCABULARY = 50
+CAUSAL = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 MODELS = ("llama", "qwen3", "molmo2")
 
 
@@ -27,16 +28,20 @@ def language_model(name, dtype=torch.float64):
     return model.to(dtype)
 
 
+def stock_model(name, **sizes):
+    """A model of transformers as it comes, in float64."""
+    config, model = CAUSAL[name]
+    sizes = {**tiny_models.TEXT, "vocab_size": VOCABULARY, **sizes}
+    return tiny_models.randomised(model(config(**sizes)))
+
+
 def causal_model(name="qwen3", **sizes):
     """A model for ``model(**batch).loss``, in float64."""
-    config = {"llama": transformers.LlamaConfig, "qwen3": transformers.Qwen3Config}[name]
-    model = {"llama": transformers.LlamaForCausalLM, "qwen3": transformers.Qwen3ForCausalLM}[name]
-    sizes = {**tiny_models.TEXT, "vocab_size": VOCABULARY, **sizes}
-    return tp.hf.prepare(tiny_models.randomised(model(config(**sizes))))
+    return tp.hf.prepare(stock_model(name, **sizes))
 
 
 def random_row(rng, total=None, mode=None, **forest):
-    """A mask, and the row that has it, with at least one row of padding."""
+    """A mask, and the row that has it, with at least one token of padding."""
     drawn = random_forest(rng, mode=mode, **forest)
     mask = tp.TreeMask.from_nodes(*drawn._replace(total=total or drawn.total + 1))
     inputs = {

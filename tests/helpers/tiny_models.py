@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import functools
+from fractions import Fraction
 
 import numpy as np
+import pytest
 import torch
+import treepack as tp
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from treepack import families
+from treepack.errors import DataError
+from treepack.sources.conversations import Conversations
 
 CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MOLMO2_TOKENS = [
@@ -134,10 +140,28 @@ def _rope(theta, **more):
     return {"rope_parameters": {"rope_type": "default", "rope_theta": float(theta), **more}}
 
 
+@functools.cache
+def wide_norm(kind):
+    """A class of RMS norms that computes in the dtype of its input.
+
+    Those of transformers round to float32: a difference of 1e-16 then shows as 1e-7 or not at all,
+    as the processor has it.
+    """
+
+    def forward(self, x):
+        eps = self.variance_epsilon
+        return self.weight * (x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt())
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
 def randomised(model, seed=0):
     """The model in float64 with weights so large that attention is not flat: errors show then."""
     generator = torch.Generator().manual_seed(seed)
     model = model.double().train()
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.__class__ = wide_norm(type(module))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
@@ -161,6 +185,31 @@ def film(seed, frames=6, height=24, width=32):
     return np.stack([photo(seed * 100 + i, height, width) for i in range(frames)])
 
 
+def write_video(path, frames, fps=10, codec="mpeg4", times=None, turn=0, options=None):
+    """A file of frames uint8 ``[T, H, W, 3]``.
+
+    Args:
+        times: when each frame is shown, in ticks of ``1 / fps``; by default one after the other.
+        turn: what its display matrix says, in degrees.
+        options: of the container.
+    """
+    import av
+
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        if turn:
+            stream.set_display_rotation(turn)
+        for place, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            if times is not None:
+                picture.pts, picture.time_base = times[place], Fraction(1, fps)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
 def row(question, answer, **fields):
     """A LLaVA row of one turn, or of several when both are lists."""
     questions, answers = ([x] if isinstance(x, str) else x for x in (question, answer))
@@ -168,3 +217,54 @@ def row(question, answer, **fields):
     for q, a in zip(questions, answers, strict=True):
         turns += [{"from": "human", "value": q}, {"from": "gpt", "value": a}]
     return {**fields, "conversations": turns}
+
+
+PROCESSORS = {"molmo2": molmo2_processor, "qwen3_vl": qwen3_vl_processor}
+FAMILIES = pytest.mark.parametrize("name", PROCESSORS)
+PLACEHOLDERS = {
+    "molmo2": {"image": "<|image|>", "video": "<|video|>"},
+    "qwen3_vl": {
+        "image": "<|vision_start|><|image_pad|><|vision_end|>",
+        "video": "<|vision_start|><|video_pad|><|vision_end|>",
+    },
+}
+
+
+def find(name):
+    return families.find(PROCESSORS[name]())
+
+
+def example(*rows):
+    (found,) = tp.group_conversations(rows)
+    return found
+
+
+def media(*values, text="?"):
+    """An example that shows images (3 axes) and videos (4 axes) in order."""
+    kinds = ["video" if value.ndim == 4 else "image" for value in values]
+    return Conversations([[(text, "!")]], list(zip(kinds, values, strict=True)), key="k")
+
+
+def random_media(rng, most=3):
+    def one():
+        height, width = (int(n) for n in rng.integers(8, 120, 2))
+        if rng.random() < 0.3:
+            return film(int(rng.integers(100)), int(rng.integers(2, 9)), height, width)
+        return photo(int(rng.integers(100)), height, width)
+
+    return [one() for _ in range(rng.integers(1, most + 1))]
+
+
+def cut(path, keep):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    return path
+
+
+def both_reject(family, sample, *messages):
+    """Measuring rejects the example, and so does loading; both say which and why."""
+    for step in (family.measure, family.load):
+        with pytest.raises(DataError) as caught:
+            step(sample)
+        for message in (repr(sample.key), *messages):
+            assert message in str(caught.value)

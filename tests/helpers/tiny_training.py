@@ -24,7 +24,7 @@ class Tiny(nn.Module):
         return weighted_loss(
             self.head(hidden),
             loss_weights=batch["loss_weights"],
-            shift_labels=batch["shift_labels"],
+            targets=batch["targets"],
             num_items_in_batch=divisor,
         )
 

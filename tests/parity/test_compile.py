@@ -5,7 +5,6 @@ import torch
 import treepack as tp
 from helpers.cases import cases
 from helpers.text_rows import (
-    MODELS,
     causal_model,
     compiled,
     distance,
@@ -18,6 +17,7 @@ from helpers.text_rows import (
 
 # Norms and the rotary embedding compute in float32 whatever the model's dtype.
 GRADIENTS = 1e-6
+DTYPES = {"llama": torch.float32, "qwen3": torch.float32, "molmo2": torch.float64}
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +27,20 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_one_graph_serves_rows_of_one_length_and_two_serve_all(name):
-    model = language_model(name)
+@pytest.mark.parametrize(("name", "dtype"), DTYPES.items())
+def test_one_graph_fits_rows_of_one_length_and_two_fit_all(name, dtype):
+    model = language_model(name, dtype)
     graph, counter = compiled(model)
     plan_sizes = set()
-    for limit, total in ((1, 90), (2, None)):
-        for rng in cases(6, f"compiled at {total}"):
+    for graphs, total in ((1, 90), (2, None)):
+        for rng in cases(10, f"compiled at {total}"):
             mask, inputs = random_row(rng, total, longest=4, most_nodes=6)
             plan_sizes.add(inputs["treepack"].plan.entries.numel())
             eager, traced = (loss_of(m, mask, inputs) for m in (model, graph))
             assert eager.item() == traced.item()
             assert distance(gradients(model, traced), gradients(model, eager)) == 0
-        assert counter.frame_count <= limit
+        # Where the row length varies too, the second length makes it symbolic.
+        assert counter.frame_count == graphs
     assert len(plan_sizes) > 3
 
 

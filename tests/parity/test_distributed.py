@@ -77,5 +77,5 @@ def test_what_wrappers_move_to_a_device_is_not_the_row():
 def test_packs_of_ranks_differ_in_shape_and_weight():
     _, packs = model_and_packs()
     assert len({pack["input_ids"].numel() for pack in packs}) == WORLD
-    assert len({pack["labels"].numel() for pack in packs}) == WORLD
+    assert len({pack["targets"].numel() for pack in packs}) == WORLD
     assert len({pack["loss_weights"].sum().item() for pack in packs}) == WORLD

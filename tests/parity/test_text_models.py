@@ -9,44 +9,23 @@ import pytest
 import torch
 import treepack as tp
 from helpers.cases import cases
-from helpers.text_rows import VOCABULARY, distance, gradients, paths
+from helpers.text_rows import VOCABULARY, distance, gradients, paths, stock_model
 from helpers.text_rows import random_row as any_row
-from torch._dynamo.testing import CompileCounterWithBackend
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from helpers.unrounded import unrounded
 
-# Norms and rotary embeddings compute in float32 whatever the model's dtype.
-LOGITS, GRADIENTS = 1e-11, 1e-6
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.5,
-}
+LOGITS = GRADIENTS = 1e-12
 random_row = functools.partial(any_row, mode="none")
-MODELS = {
-    "llama": lambda **sizes: LlamaForCausalLM(LlamaConfig(**SIZES | sizes)),
-    "qwen3": lambda **sizes: Qwen3ForCausalLM(Qwen3Config(**SIZES | sizes)),
-}
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=["llama", "qwen3"])
 def models(request):
     """The stock model, and the same one with tree attention."""
-    return pair(request.param)
-
-
-def pair(name, dtype=torch.float64, **sizes):
-    torch.manual_seed(0)
-    stock = MODELS[name](**sizes).to(dtype)
-    stock.set_attn_implementation("sdpa")
+    stock = stock_model(request.param, num_attention_heads=4, num_key_value_heads=2)
     ours = copy.deepcopy(stock)
     tp.hf.register()
     ours.set_attn_implementation("treepack")
-    return stock, ours
+    with unrounded():
+        yield stock, ours
 
 
 def alone(stock, mask, inputs, weights):
@@ -66,7 +45,7 @@ def test_every_path_is_as_if_alone(models):
     stock, ours = models
     for rng in cases(25, "paths alone"):
         mask, inputs = random_row(rng)
-        weights = torch.from_numpy(rng.standard_normal((mask.total, SIZES["vocab_size"])))
+        weights = torch.from_numpy(rng.standard_normal((mask.total, VOCABULARY)))
         expected, loss = alone(stock, mask, inputs, weights)
         logits = ours(**inputs).logits[0]
         assert (logits - expected)[: mask.used].abs().max() < LOGITS
@@ -107,22 +86,3 @@ def test_a_batch_of_two_rows_or_a_cache_is_rejected(models):
     name = "cache" if "cache" in signature(ours.forward).parameters else "past_key_values"
     with pytest.raises(tp.errors.AttentionError, match="use_cache=False"):
         ours(**{**inputs, "use_cache": True, name: cache})
-
-
-@pytest.mark.parametrize("total", [100, None])
-def test_one_graph_serves_every_pack(total):
-    _, ours = pair("qwen3", torch.float32, num_hidden_layers=1)
-    counter = CompileCounterWithBackend("aot_eager")
-    torch._dynamo.reset()
-    compiled = torch.compile(ours, fullgraph=True, backend=counter)
-    rows = [random_row(rng, total, longest=5) for rng in cases(10, "compiled")]
-    for mask, inputs in rows:
-        eager = ours(**inputs).logits[0, : mask.used]
-        graph = compiled(**inputs).logits[0, : mask.used]
-        assert torch.equal(graph, eager)
-        wanted = gradients(ours, eager.square().sum())
-        assert distance(gradients(ours, graph.square().sum()), wanted) == 0
-    shapes = {inputs["treepack"].plan.entries.numel() for _, inputs in rows}
-    assert len(shapes) > 3
-    # Where the row length varies too, the second length makes it symbolic.
-    assert counter.frame_count == (1 if total else 2)

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 import treepack as tp
+import treepack.attention.ops  # registers the operator
 from helpers.cases import cases
 from helpers.text_rows import (
     MODELS,
@@ -24,7 +25,6 @@ from treepack.attention.backends import cpu
 
 # Norms and the rotary embedding compute in float32 whatever the model's dtype.
 GRADIENTS = 1e-6
-FORWARD = torch.ops.treepack.attn_fwd.default
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def fresh_compiler():
 
 def save_attention(_context, operator, *_arguments, **_keywords):
     """Recompute everything but attention, whose output is the dearest to have again."""
-    keep = operator is FORWARD
+    keep = operator is torch.ops.treepack.attn_fwd.default
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 

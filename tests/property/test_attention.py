@@ -33,7 +33,7 @@ def test_the_random_rows_tell_the_mask_from_simpler_ones():
     for rng in cases(200, "attention is exact"):
         mask, q, k, v, _ = random_row(rng)
         plan = TreePlan.from_mask(mask)
-        kinds |= {call.kind for call in read_calls(plan.plan, plan.host)}
+        kinds |= {call.kind for call in read_calls(plan.entries, plan.host)}
         example = np.repeat(mask.node_example, mask.node_end - mask.node_start)
         same = example[:, None] == example
         causal = torch.from_numpy(np.tril(same))

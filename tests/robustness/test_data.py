@@ -8,10 +8,11 @@ import PIL.Image
 import pytest
 import treepack as tp
 from helpers import tiny_models
-from helpers.tiny_models import film, photo, row
+from helpers.tiny_models import both_reject, cut, film, photo, row, write_video
 from treepack.errors import DataError
 from treepack.families import find
-from treepack.sources import media
+from treepack.sources import images, videos
+from treepack.sources.conversations import Conversations
 
 FAMILIES = pytest.mark.parametrize("name", ["molmo2", "qwen3_vl"])
 
@@ -24,33 +25,6 @@ def family(name):
 def example(kind, value):
     (found,) = tp.group_conversations([row(f"<{kind}>?", "!", id="coco/17", **{kind: value})])
     return found
-
-
-def write_video(path, frames, fps=10, codec="mpeg4"):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
-
-
-def cut(path, keep):
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * keep)])
-    return path
-
-
-def both_reject(family, sample, *messages):
-    """Measuring rejects the example, and so does loading; both say which and why."""
-    for step in (family.measure, family.load):
-        with pytest.raises(DataError) as caught:
-            step(sample)
-        for message in (repr(sample.key), *messages):
-            assert message in str(caught.value)
 
 
 # --- what cannot be read
@@ -187,11 +161,11 @@ def test_a_photograph_is_turned_upright(orientation, suffix, tmp_path):
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
     exif = PIL.Image.Exif()
-    exif[media.ORIENTATION_TAG] = orientation
+    exif[images.ORIENTATION_TAG] = orientation
     path = tmp_path / f"turned.{suffix}"
     stored.save(path, exif=exif)
-    assert media.image_size(str(path), "x") == (32, 48)
-    pixels = np.asarray(media.load_image(str(path), "x").convert("L"))
+    assert images.image_size(str(path), "x") == (32, 48)
+    pixels = np.asarray(images.load_image(str(path), "x").convert("L"))
     assert pixels.shape == (32, 48)
     assert pixels[:8, :8].min() > 200
     assert pixels[16:, 16:].max() < 50
@@ -218,7 +192,64 @@ def test_a_video_file_is_what_the_processor_makes_of_its_frames(family, suffix, 
 
 def test_frames_may_repeat():
     frames = film(1, 5)
-    assert np.array_equal(media.load_frames(frames, np.array([0, 0, 4]), "x"), frames[[0, 0, 4]])
+    assert np.array_equal(videos.load_frames(frames, np.array([0, 0, 4]), "x"), frames[[0, 0, 4]])
+
+
+# --- pixels of other depths
+
+
+@FAMILIES
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_become_eight(family, suffix, tmp_path):
+    grey = photo(1)[..., 0]
+    path = tmp_path / f"deep.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 60 40 65535\n" + (grey.astype(">u2") * 257).tobytes())
+    else:
+        PIL.Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+    sample = example("image", str(path))
+    tree, plain = family.load(sample), family.load(example("image", grey))
+    assert tree.cost == family.measure(sample)
+    assert np.array_equal(tree.media["pixel_values"], plain.media["pixel_values"])
+
+
+@FAMILIES
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_whose_range_nobody_knows_are_rejected(family, dtype, tmp_path):
+    picture = PIL.Image.fromarray(photo(1)[..., 0].astype(dtype))
+    path = tmp_path / "deep.tif"
+    picture.save(path)
+    kind = "floats" if dtype == np.float32 else "integers of 32 bits"
+    both_reject(family, example("image", str(path)), "deep.tif", kind, "convert it to 8 or 16 bits")
+    both_reject(family, example("image", picture), kind)
+
+
+# --- what errors say
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "data:image/png;base64," + "A" * 2_000_000,
+        "https://example.com/" + "a" * 5000 + ".jpg",
+        "x" * 3000,
+        b"\x00" * 100_000,
+        "null\x00byte",
+    ],
+    ids=["data", "url", "path", "bytes", "null"],
+)
+def test_errors_show_no_more_of_a_value_than_helps(family, kind, value):
+    sample = Conversations([[("?", "!")]], [(kind, value)], key="k" * 5000)
+    for step in (family.measure, family.load):
+        with pytest.raises(DataError) as caught:
+            step(sample)
+        message = str(caught.value)
+        assert len(message) < 800
+        assert "cannot be read" in message or "does not exist" in message
+        if isinstance(value, str) and ":" in value:
+            assert "it is a URL, and only files are read; download it first" in message
 
 
 # --- in a stream

@@ -5,5 +5,6 @@ from __future__ import annotations
 from treepack.batch.collate import CollateFamily, collate, concatenate_media
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
+from treepack.batch.stand_in import StandIn
 
-__all__ = ["CollateFamily", "PackedBatch", "PackedRow", "collate", "concatenate_media"]
+__all__ = ["CollateFamily", "PackedBatch", "PackedRow", "StandIn", "collate", "concatenate_media"]

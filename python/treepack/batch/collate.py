@@ -14,6 +14,7 @@ from treepack.attention import TreePlan
 from treepack.batch.layout import RowLayout
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
+from treepack.batch.stand_in import StandIn
 from treepack.errors import BatchError
 
 if TYPE_CHECKING:
@@ -23,17 +24,17 @@ Array = npt.NDArray[Any]
 
 
 class CollateFamily(Protocol):
-    """What `collate` needs of a model family."""
+    """What `collate` needs of a model family; see `treepack.families.Family`."""
 
     @property
     def bidirectional(self) -> str:
-        """Mode of attention among image tokens."""
+        """Which image tokens see later ones, as `collate` names it."""
 
     def collate(self, trees: Sequence[MessageTree], total: int) -> Mapping[str, Array]:
         """The inputs of the row that only this family has, such as ``pixel_values``."""
 
     def position_ids(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Position ids in the shape that the model takes."""
+        """Position ids in the shape that the model takes, from int64 ``[A, total]``."""
 
 
 def collate(
@@ -49,31 +50,37 @@ def collate(
     """Lay message trees one after the other into a row that a model takes.
 
     Args:
-        trees: the examples of the row, in order. They are not modified.
+        trees: the examples of the row, in order; at least one. They are not modified.
         family: how the model wants media and positions; ``None`` concatenates every media array on
             its first axis and gives positions as ``[1, total]`` (or ``[A, 1, total]``).
-        total: length of the row, at least the tokens of all trees; the rest is padding that neither
-            sees nor is seen. ``None`` pads nothing.
-        bidirectional: mode of image attention, by default the family's, else ``"none"``.
-        budgets: capacities, to report how full the row is.
-        state: kept as ``batch["treepack"].state``.
+        total: length of the row in tokens, at least the tokens of all trees; the rest is padding,
+            which neither sees nor is seen, but goes through every other layer of the model.
+            ``None`` pads nothing.
+        bidirectional: which image tokens see later ones: ``"none"``, ``"image_tokens"`` (those of
+            one example) or ``"within_image"``; by default the family's, else ``"none"``.
+        budgets: capacity of a row by name; ``batch["treepack"].stats`` then has how full each is.
+        state: where the stream stands, kept as ``batch["treepack"].state``.
         sliding_windows: of the model's attention layers, in tokens, from
-            ``treepack.hf.sliding_windows(model)``. Left out, they are planned at their first use,
-            which a compiled model cannot do.
+            ``treepack.hf.sliding_windows(model)``; each costs one more plan of the row. Windows
+            that are left out are planned at their first use, which a compiled model cannot do.
 
     Returns:
-        A `PackedBatch` on the CPU.
+        A `PackedBatch` on the CPU. It depends on the arguments alone.
 
     Raises:
-        BatchError: what is no list of trees, or of windows; media that cannot be concatenated, or
-            too little room in ``total``.
-        TreeError: image runs that no mask can express.
+        BatchError: ``trees`` or ``sliding_windows`` is not a list of them, media cannot be
+            concatenated, or ``total`` is less than the tokens of the trees.
+        TreeError: image runs that the mask cannot express.
+
+    Source:
+        Message trees: Molmo2, arXiv 2601.10611. The layout: transformers' padding-free batches
+        (``DataCollatorWithFlattening``).
 
     Example:
         >>> import treepack as tp
         >>> branch = tp.MessageTree([5, 6], labels=[5, 6])
         >>> batch = tp.collate([tp.MessageTree([1, 2, 3], children=[branch, branch])])
-        >>> batch["logits_to_keep"].tolist(), batch["labels"].tolist()
+        >>> batch["logits_to_keep"].tolist(), batch["targets"].tolist()
         ([2, 3, 2, 5], [[5, 6, 5, 6]])
         >>> batch["position_ids"].tolist()
         [[0, 1, 2, 3, 4, 3, 4]]
@@ -89,12 +96,12 @@ def collate(
         "position_ids": _position_ids(positions, family),
         **extras,
         "logits_to_keep": targets.position,
-        "labels": targets.token[None],
-        "shift_labels": targets.token[None],
+        "targets": targets.token[None],
         "loss_weights": targets.weight[None],
     }
     batch = PackedBatch((name, _tensor(value)) for name, value in arrays.items())
     batch["use_cache"] = False
+    batch.update((name, StandIn(name)) for name in ("attention_mask", "labels"))
     batch["treepack"] = PackedRow(
         mask,
         TreePlan.from_mask(mask),

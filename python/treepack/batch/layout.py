@@ -33,11 +33,14 @@ class Targets(NamedTuple):
 
 
 class RowLayout:
-    """Flat views of several trees in one row.
+    """Several trees laid out in one row: flat arrays of their nodes and tokens, depth first.
 
     Args:
         trees: the examples, in order.
-        total: length of the row with padding, or ``None``.
+        total: length of the row with padding, in tokens; ``None`` pads nothing.
+
+    Raises:
+        BatchError: ``trees`` is not a list of trees, is empty, or has more tokens than ``total``.
     """
 
     def __init__(self, trees: Iterable[MessageTree], total: int | None = None) -> None:
@@ -106,7 +109,7 @@ class RowLayout:
         return positions
 
     def targets(self, mask: TreeMask) -> Targets:
-        """Everything that is trained on: node by node, token by token, a node's end last."""
+        """All targets of the row: node by node, token by token, a node's end target last."""
         trained = [
             i for i, n in enumerate(self.nodes) if n.labels is not None or n.end_target is not None
         ]
@@ -122,11 +125,11 @@ class RowLayout:
         return Targets(*found, self._counts(where, labels, end_targets))
 
     def _counts(self, trained: Int64, labels: Int64, end_targets: Int64) -> Int64:
-        """Targets of each node, from the nodes that may have some and their labels end to end."""
+        """Targets of each node: from the nodes that may have any, and all their labels in order."""
         lengths = np.fromiter((len(self.nodes[i].tokens) for i in trained), np.int64, len(trained))
         is_root = np.fromiter((self.parents[i] < 0 for i in trained), bool, len(trained))
         starts = lengths.cumsum() - lengths
-        # One more, since empty nodes at the end start behind the last label.
+        # One entry more, since empty nodes at the end start after the last label.
         is_target = np.zeros(len(labels) + 1, bool)
         np.not_equal(labels, IGNORE, out=is_target[:-1])
         # Nothing predicts the first token of a root.

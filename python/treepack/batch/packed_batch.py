@@ -15,17 +15,33 @@ from treepack.errors import BatchError
 
 
 class PackedBatch(dict[str, Any]):
-    """What ``model(**batch)`` takes, and nothing else.
+    """One packed row as a dict: what ``model(**batch)`` takes, and nothing else.
 
-    The keys are those of transformers, in the padding-free layout ``[1, total]``:
+    `collate` and `PackedDataset` make it. Of a row of ``total`` tokens and ``L`` targets it holds:
 
-    - ``input_ids`` int64 ``[1, total]``; ``position_ids`` int64 as the model wants them;
-    - ``logits_to_keep`` int64 ``[L]``: the row positions whose hidden state predicts a target, with
-      repeats where several branches start at one token;
-    - ``labels`` and ``shift_labels`` int64 ``[1, L]``: the target tokens, already aligned;
-    - ``loss_weights`` float32 ``[1, L]``;
-    - ``treepack``: the `PackedRow`, which the attention function reads;
-    - ``use_cache`` False, and what the family adds (``pixel_values``, ...).
+    - ``input_ids``: int64 ``[1, total]``, 0 on padding.
+    - ``position_ids``: int64, by default ``[1, total]``; the family decides the shape.
+    - ``logits_to_keep``: int64 ``[L]``, row positions whose hidden state predicts a target; several
+      branches that start at one token repeat its position.
+    - ``targets``: int64 ``[1, L]``, the tokens that they predict.
+    - ``loss_weights``: float32 ``[1, L]``.
+    - ``treepack``: the `PackedRow`, which the attention function reads.
+    - ``labels`` and ``attention_mask``: a `StandIn`, which a prepared model does not read, and at
+      which any other model raises.
+    - ``use_cache``: False.
+    - what the family adds, such as ``pixel_values``.
+
+    It is not modified by its methods, and crosses to another process in one buffer.
+
+    Source:
+        The names and ``[1, total]`` are those of transformers' padding-free batches
+        (``DataCollatorWithFlattening``).
+
+    Example:
+        >>> import treepack as tp
+        >>> batch = tp.collate([tp.MessageTree([1, 2, 3], labels=[-100, 2, 3])])
+        >>> batch["input_ids"].tolist(), batch["loss_weights"].tolist()
+        ([[1, 2, 3]], [[1.0, 1.0]])
     """
 
     def to(
@@ -37,20 +53,30 @@ class PackedBatch(dict[str, Any]):
         """A batch with every tensor and the mask on ``device``; the original is unchanged.
 
         Args:
-            device: where to, by default where each is; or a dtype, as for a tensor.
-            dtype: also cast floating-point model inputs such as ``pixel_values``; loss weights
-                keep their precision.
-            non_blocking: copy without waiting; needs `pin_memory` to be of use.
+            device: the device to copy to; by default each tensor stays where it is. A dtype in
+                this place is taken as ``dtype``, as by ``Tensor.to``.
+            dtype: floating-point dtype to cast model inputs such as ``pixel_values`` to. Token ids
+                stay int64 and loss weights float32.
+            non_blocking: copy without waiting; it takes effect for a batch in pinned memory.
+
+        Returns:
+            A new batch; what does not have to move is shared with this one.
 
         Raises:
             BatchError: a dtype that is not a floating-point one.
+
+        Example:
+            >>> import torch, treepack as tp
+            >>> batch = tp.collate([tp.MessageTree([1, 2], media={"pixels": torch.ones(1, 3)})])
+            >>> batch.to("cpu", torch.bfloat16)["pixels"].dtype, batch["pixels"].dtype
+            (torch.bfloat16, torch.float32)
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise BatchError(
                 f"{dtype=} is not a floating-point dtype; token ids keep theirs, and "
-                "non_blocking=True goes by its name"
+                "non_blocking=True has to be passed by name"
             )
 
         def move(name: str, value: Any) -> Any:
@@ -64,7 +90,16 @@ class PackedBatch(dict[str, Any]):
         return PackedBatch((name, move(name, value)) for name, value in self.items())
 
     def pin_memory(self) -> PackedBatch:
-        """A batch in page-locked memory, for asynchronous copies to a GPU."""
+        """A batch in page-locked memory, for asynchronous copies to a GPU.
+
+        A ``DataLoader`` with ``pin_memory=True`` calls it.
+
+        Returns:
+            A new batch; this one is unchanged.
+
+        Raises:
+            RuntimeError: from torch, where there is no accelerator to pin memory for.
+        """
         pinned = (
             (name, value.pin_memory() if hasattr(value, "pin_memory") else value)
             for name, value in self.items()
@@ -72,7 +107,7 @@ class PackedBatch(dict[str, Any]):
         return PackedBatch(pinned)
 
     def copy(self) -> PackedBatch:
-        """A batch of the same tensors."""
+        """A new batch that shares the tensors of this one."""
         return PackedBatch(self)
 
     # Else it would go through __reduce__, bytes and back; the loader copies every batch.
@@ -100,7 +135,7 @@ def _collate_rows(batches: Sequence[PackedBatch], **_: Any) -> PackedBatch:
     """What torch's default collate makes of packed rows: one stays what it is."""
     if len(batches) > 1:
         raise BatchError(
-            f"{len(batches)} rows cannot be joined, each has a mask of its own; use "
+            f"{len(batches)} rows cannot be joined, since each has its own mask; use "
             "DataLoader(dataset, batch_size=None)"
         )
     return batches[0]

@@ -22,14 +22,16 @@ Made = TypeVar("Made")
 
 
 class PackedRow:
-    """The row's mask and what happened to it; not a tensor, so nothing moves it by accident.
+    """The mask of a row and what belongs to it: ``batch["treepack"]``.
+
+    It is not a tensor, so what moves or casts the tensors of a batch leaves it alone.
 
     Attributes:
         mask: the `TreeMask` of the row.
-        plan: the same as attention calls, on the device of the row.
-        keys: keys of the examples, in order of the row.
+        plan: the mask as attention calls, on the device of the row.
+        keys: keys of the examples, in the order of the row.
         stats: numbers for a logger, by name: fill of each budget, examples, branches, targets.
-        state: where the loader stands after this row (see `PackedDataset`), or ``None``.
+        state: where the stream stands after this row (see `PackedDataset`), or ``None``.
         target_counts: int64 ``[nodes]``, targets of each node of the mask.
 
     Example:
@@ -39,7 +41,7 @@ class PackedRow:
         >>> answers = [tp.MessageTree([5, 6], labels=[5, 6]), tp.MessageTree([7], labels=[7])]
         >>> batch = tp.collate([tp.MessageTree([1, 2], children=answers)])
         >>> row, logits = batch["treepack"], torch.zeros(1, 3, 8)  # model(**batch).logits
-        >>> each = logits[0].log_softmax(-1).gather(1, batch["shift_labels"].T)[:, 0]
+        >>> each = logits[0].log_softmax(-1).gather(1, batch["targets"].T)[:, 0]
         >>> node = torch.from_numpy(row.target_node)
         >>> torch.zeros(row.mask.n_nodes).index_add(0, node, each)  # the root has no target
         tensor([ 0.0000, -4.1589, -2.0794])
@@ -75,31 +77,33 @@ class PackedRow:
         if target_counts is None:
             target_counts = np.zeros(mask.n_nodes, np.int64)
         self.target_counts = target_counts
+        # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
+        # By window, ``None`` for the whole row; not moved with the row, but made anew.
         self._blocks: dict[int | None, Blocks] = {}
 
     @property
     def target_node(self) -> npt.NDArray[np.int64]:
-        """For each target the node of the mask that it is a token of, int64 ``[L]``."""
-        # Made where it is asked for: most losses do not, and every batch crosses a process border.
+        """For each target the node of the mask that it belongs to, int64 ``[L]``."""
+        # Made when it is asked for: few losses do, and it would cross processes with every batch.
         return np.repeat(np.arange(self.mask.n_nodes), self.target_counts)
 
     @property
     def target_example(self) -> npt.NDArray[np.int64]:
-        """For each target which example of the row it is of, int64 ``[L]``."""
+        """For each target the example of the row that it belongs to, int64 ``[L]``."""
         return self.mask.node_example[self.target_node].astype(np.int64)
 
     def plan_for(self, window: int) -> TreePlan:
         """The plan of layers with a sliding window, on the device of the row.
 
         Made at its first use, once for each window, and moved with the row. ``torch.compile``
-        cannot trace the making: let `collate` do it, or call this before a compiled model.
+        cannot trace that: let `collate` make it, or call this before a compiled model.
 
         Args:
             window: tokens of its path that a query sees, itself included.
 
         Raises:
-            AttentionError: it is being traced, and the plan is not there.
+            AttentionError: ``torch.compile`` is tracing, and the plan has not been made.
         """
         if window not in self._windows:
             _reject_to_trace(
@@ -114,14 +118,14 @@ class PackedRow:
     def blocks_for(self, window: int | None = None) -> Blocks:
         """The mask as FlexAttention takes it, on the device of the row, for ``backend="flex"``.
 
-        Made at its first use, once for each window. ``torch.compile`` cannot trace the making: call
-        this before a compiled model, after the row has been moved.
+        Made at its first use, once for each window. ``torch.compile`` cannot trace that: call this
+        before a compiled model, after the row has been moved.
 
         Args:
             window: tokens of its path that a query sees, or ``None`` for all.
 
         Raises:
-            AttentionError: it is being traced, and the blocks are not there.
+            AttentionError: ``torch.compile`` is tracing, and the blocks have not been made.
         """
         if window not in self._blocks:
             reach = "the whole row" if window is None else f"a window of {window} tokens"
@@ -135,7 +139,7 @@ class PackedRow:
     def to(
         self, device: torch.device | str | int | None = None, non_blocking: bool = False
     ) -> PackedRow:
-        """The same row with its plans on another device: a copy of each, no synchronisation."""
+        """The same row with a copy of its plans on another device; nothing waits for it."""
         if device is None:
             return self
         return self._with(lambda plan: plan.to(device, non_blocking=non_blocking))
@@ -174,8 +178,8 @@ def _reject_to_trace(missing: str) -> None:
 
 
 def _untraced(make: Callable[[PackedRow, Any], Made], row: PackedRow, window: int | None) -> Made:
-    # Behind a break of the graph every function is compiled anew, and these cannot be. Who has not
-    # loaded the compiler does not need it, and loading it takes seconds.
+    # After a break of the graph torch compiles every function that follows, and these cannot be
+    # compiled. Where the compiler is not loaded it is not needed, and loading it takes seconds.
     if "torch._dynamo" in sys.modules:
         make = torch.compiler.disable(make)
     return make(row, window)

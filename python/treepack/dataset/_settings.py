@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from treepack._core import Packer
+from treepack.dataset.sharding import Introduction, SentShard, find_shard
 from treepack.errors import BudgetError, DatasetError
 from treepack.sources.protocol import OrderedSource, is_map_style
 
@@ -19,12 +22,12 @@ if TYPE_CHECKING:
     from treepack.tree import MessageTree
 
 SPELLED_OUT = 240
-"""Characters of an ordered source that a fingerprint spells out; a state has room for so much."""
+"""Characters of an ordered source that a fingerprint spells out, so that states stay small."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a shard packs, and what it does about examples that do not work.
+    """How a shard packs, and what it does with examples that fail.
 
     Attributes:
         budgets: capacities of a row.
@@ -54,13 +57,14 @@ class Policy:
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Everything that a `PackedDataset` was told; what iterates reads it and changes nothing.
+    """Everything that a `PackedDataset` was told; iterators read it and change nothing.
 
     Attributes:
         source: where examples come from.
         policy: how they are packed.
         family: of the model, or ``None`` if the source yields `MessageTree`.
-        shard: rank and size of the data-parallel group.
+        shard: rank and size of the data-parallel group, if the user gave them; else they are found
+            when they are needed, by `find_shard`.
         virtual_shards: V, or ``None`` for ranks times workers.
         seed: of the order.
         shuffle: whether a map-style source is shuffled.
@@ -69,14 +73,15 @@ class Settings:
         bidirectional: mode of image attention; ``None`` is the family's.
         sliding_windows: of the model's attention layers, in tokens.
         transform: applied to every loaded tree, or ``None``.
-        why_not_resumable: why no state can be had, or ``None``.
+        why_not_resumable: why the stream has no state to save, or ``None``.
         source_start: state of an iterable at its first example.
+        sent_shard: what the process that started this one knew of its shard.
     """
 
     source: Any
     policy: Policy
     family: Family | None
-    shard: tuple[int, int]
+    shard: tuple[int, int] | None
     virtual_shards: int | None
     seed: int
     shuffle: bool
@@ -87,6 +92,7 @@ class Settings:
     transform: Callable[[MessageTree], MessageTree] | None
     why_not_resumable: str | None
     source_start: Any
+    sent_shard: SentShard | None = None
 
     def __post_init__(self) -> None:
         if self.epochs != 1 and not is_map_style(self.source):
@@ -104,6 +110,32 @@ class Settings:
     def budgets(self) -> Mapping[str, int]:
         """Capacities of a row."""
         return self.policy.budgets
+
+    def find_shard(self) -> tuple[int, int]:
+        """Rank and size of the data-parallel group, as they are now.
+
+        Raises:
+            DatasetError: the environment says half of what it takes.
+        """
+        return find_shard(self.shard, self.sent_shard)
+
+    def sent(self) -> Settings:
+        """The settings as a process sends them to the workers that it starts."""
+        try:
+            return replace(self, sent_shard=SentShard(os.getpid(), self.find_shard()))
+        except DatasetError:
+            # Whoever reads the copy will find out for itself.
+            return self
+
+    def introduce(self) -> Introduction:
+        """What this rank tells the others."""
+        try:
+            shard = self.find_shard()
+        except DatasetError as error:
+            return Introduction(None, error=str(error))
+        told = {**self.fingerprint(), "epochs": self.epochs, "virtual_shards": self.virtual_shards}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return Introduction(shard, self.shard is not None, digest)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the packs depend on beside the examples, as a state keeps it."""
@@ -123,7 +155,7 @@ class Settings:
 
 
 def _shorten(text: str) -> str:
-    """A text that is told from all others, of bounded length."""
+    """A text of bounded length that is different for different texts."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return text if len(text) <= SPELLED_OUT else f"{text[: SPELLED_OUT // 2]}... {digest[:16]}"
 

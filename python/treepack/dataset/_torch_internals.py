@@ -1,6 +1,6 @@
-"""The private parts of torch that the stream touches, and why nothing public would do.
+"""The private parts of torch that the stream uses, and why nothing public would do.
 
-Each stands behind a test that fails when torch changes it.
+For each there is a test that fails when torch changes it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def hidden_worker_info() -> Iterator[None]:
     """Let ``get_worker_info()`` say ``None``, as outside of a worker.
 
     Sources that split themselves by worker (``datasets``, WebDataset) ask it. Here every worker
-    reads what its virtual shards need, so a source that also took only its own share would lose the
-    rest. torch has no public way to set the worker's info.
+    reads what its virtual shards need, so if the source took only a share as well, examples would
+    be lost. torch has no public way to set the worker's info.
     """
     worker = sys.modules.get("torch.utils.data._utils.worker")
     if worker is None:
@@ -33,12 +33,12 @@ def hidden_worker_info() -> Iterator[None]:
 
 
 def is_spawning() -> bool:
-    """Whether what is pickled just now goes into a new process (spawn or forkserver)."""
+    """Whether what is being pickled goes into a new process (spawn or forkserver)."""
     return get_spawning_popen() is not None
 
 
 def starting_loader() -> Any:
-    """The loader's iterator that is starting a worker just now, or ``None``.
+    """The loader's iterator that is starting a worker at this moment, or ``None``.
 
     The dataset is pickled once for each worker, and must tell the workers of one iteration from
     those of the next. Nothing tells it who pickles it; the iterator is the caller that has drawn a

@@ -23,12 +23,12 @@ MOST_WORKERS = 2**12
 class Board:
     """What the workers of a dataset and the process that starts them tell each other.
 
-    A loader with workers iterates over *copies* of the dataset, and tells the original nothing. But
-    a state that was loaded is for the first iteration after it alone, so somebody has to know
-    whether one has begun. The board is a page of memory, the head and then one byte for each worker
-    that has begun. A forked worker shares it with its parent and with the workers of later
-    iterations; workers that are spawned have boards of their own, and those are told apart when the
-    dataset is pickled for them.
+    A loader with workers iterates over *copies* of the dataset and tells the original nothing. But
+    a state that was loaded counts for the first iteration after it alone, so it must be known
+    whether one has begun. The board is a page of memory: the head, and then one byte for each
+    worker that has begun. A forked worker shares it with its parent and with the workers of later
+    iterations. A spawned worker has a board of its own; whether it belongs to the first iteration
+    is decided when the dataset is pickled for it.
 
     ====================  ==============================  ======================================
     method                called by                       when
@@ -48,7 +48,7 @@ class Board:
         self._forget()
 
     def _forget(self) -> None:
-        """Start a page of one's own, on which nobody has begun."""
+        """Start a new page, on which no worker has begun."""
         # Whether the dataset was sent to a new process, which cannot write on this page.
         self._is_sent = False
         # The loader's iterator that sent it first.
@@ -56,7 +56,7 @@ class Board:
         self._page = mmap.mmap(-1, HEAD.size + MOST_WORKERS)
 
     def begin(self, worker: int, workers: int) -> bool:
-        """Note that a worker begins; whether its iteration is the first one."""
+        """Note that a worker begins; returns whether its iteration is the first one."""
         has_begun, loads, first = HEAD.unpack_from(self._page)
         is_first = not self._page[HEAD.size + worker] and first in (0, workers)
         self._page[HEAD.size + worker] = 1
@@ -64,9 +64,9 @@ class Board:
         return is_first
 
     def send(self) -> bool:
-        """Note that a copy of the dataset is made; whether a loaded state goes along with it.
+        """Note that a copy of the dataset is made; returns whether it gets the loaded state.
 
-        It does but for the workers of a later iteration than the first.
+        The workers of a later iteration than the first do not get it.
         """
         if not is_spawning():
             return True
@@ -89,9 +89,9 @@ class Board:
         return self._is_sent or bool(self._page[0])
 
     def clear(self) -> None:
-        """Make the next iteration the first one; workers that live on may make it."""
+        """Make the next iteration the first one, also if workers that live on make it."""
         if get_worker_info() is not None:
-            # What a worker does for itself is no business of its siblings.
+            # What a worker does for itself must not change the page of its siblings.
             self._page[0] = 1
             self._loads = 0
             self._forget()
@@ -106,7 +106,7 @@ class Board:
         self.clear()
 
     def __reduce__(self) -> tuple[type[Board], tuple[()]]:
-        # Shared memory is for forks; whoever gets a copy has workers of its own.
+        # Shared memory is for forks; a copy begins with a page of its own.
         return Board, ()
 
 
@@ -123,7 +123,8 @@ def check_caller(frame: FrameType | None) -> None:
             if kind in ("IterableDatasetShard", "DataLoaderDispatcher"):
                 raise DatasetError(
                     "the loader went through accelerate.prepare, which would shard it a second "
-                    "time or slice its rows; leave it out of prepare(), the dataset shards itself "
+                    "time or slice its rows; leave it out of prepare(), since the dataset shards "
+                    "itself "
                     "(for a Trainer there is treepack.hf.PackedTrainer)"
                 )
         frame = frame.f_back

@@ -24,7 +24,7 @@ class Arrival:
 
     Attributes:
         position: its place in the seeded order; the packer's key.
-        index: what a map-style source calls it, or ``None``.
+        index: its number in a map-style source, or ``None``.
         item: what the source gave, or ``None`` as long as only its cost is known.
     """
 
@@ -83,7 +83,7 @@ class Examples:
         return replace(arrival, item=item), self._named(cost)
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
-        # A state is JSON, which knows no number of numpy.
+        # A state is JSON, which has no numbers of numpy.
         return {
             name: value.item() if isinstance(value := cost[name], np.generic) else value
             for name in self.budgets
@@ -119,7 +119,7 @@ class Examples:
         return self._finish(tree, arrival.name)
 
     def _finish(self, tree: MessageTree, name: Any) -> MessageTree:
-        """The tree as it goes into a row: with a key, transformed, and known to be sound."""
+        """The tree as it goes into a row: with a key, transformed and checked."""
         if tree.key is None:
             tree = tree.with_key(name)
         if self.transform is not None:
@@ -129,7 +129,7 @@ class Examples:
                     f"transform gave a {type(tree).__name__}; it must return a MessageTree"
                 )
         if tree.image_runs is not None or not len(tree.tokens):
-            # Alone, so that an error falls on this example and not on those it shares a row with.
+            # Checked alone, so that an error is this example's and not that of a whole row.
             check_mask(tree, self.bidirectional)
         return tree
 
@@ -140,7 +140,7 @@ class Examples:
             if real[name] != measured:
                 raise CostMismatchError(
                     f"{example_name(arrival.name)} was measured with {measured} {name} and has "
-                    f"{real[name]} now that it is loaded; a budget could break, so make "
+                    f"{real[name]} now that it is loaded, which could exceed a budget; make "
                     'measure() agree with load(), or set on_cost_mismatch="requeue"',
                     tree,
                     real,
@@ -164,7 +164,7 @@ class Examples:
 
 
 class CostMismatchError(DataError):
-    """An example that costs other than measured.
+    """An example whose cost is not the one that was measured.
 
     Attributes:
         tree: the example.
@@ -180,7 +180,13 @@ class CostMismatchError(DataError):
 
 
 def failed(doing: str, name: Any, error: Exception) -> TreepackError:
-    """The error of an example, which names it."""
+    """An error as one of treepack's that names the example; one that does already stays as it is.
+
+    Args:
+        doing: what was done to the example, such as ``"loading"``.
+        name: of the example.
+        error: what was raised.
+    """
     if isinstance(error, TreepackError) and example_name(name) in str(error):
         return error
     kind = type(error) if isinstance(error, TreepackError) else DataError

@@ -1,8 +1,8 @@
 """Iterables, read once for several virtual shards, with bookmarks to go back to.
 
-An iterable cannot be asked for its item number n; it can at most be sent back to a state of its
-own. So its state is noted every `BOOKMARK_EVERY` items, and to go on from an item it is sent to the
-latest bookmark before it and read from there.
+An iterable cannot be asked for its item number n. At most it can be sent back to a state of its
+own. So its state is noted every `BOOKMARK_EVERY` items, and to go on from an item, the iterable is
+sent to the latest bookmark before that item and read from there.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from treepack.dataset.state import ShardState
 from treepack.errors import DataError, DatasetError, StateError
 
 BOOKMARK_EVERY = 32
-"""Items between two bookmarks: what a resume reads again at most, for each that it needs."""
+"""Items between two bookmarks: a resume reads at most so many again to reach an item."""
 
 
 @dataclass(frozen=True)
 class Bookmark:
     """Where an iterable stood: the number of its next item, and its own state there.
 
-    A state of ``None`` is the start, to which nobody has to send it.
+    A state of ``None`` is the start, where an iterable is without being sent.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Bookmark:
     START: ClassVar[Bookmark]
 
     def to_json(self) -> str:
-        """As a state keeps it.
+        """The text that a state of the stream keeps.
 
         Raises:
             StateError: the source's own state is not JSON-safe.
@@ -79,7 +79,7 @@ class ResumePoint:
 
 
 class Unreadable(NamedTuple):
-    """In place of an item that could not be read: it belongs to one shard, like any other."""
+    """Stands for an item that could not be read; like any other it belongs to one shard."""
 
     error: DataError
 
@@ -98,7 +98,9 @@ class BookmarkedIterable:
 
     def __init__(self, source: Any, bookmark: Bookmark) -> None:
         self.source = source
+        # Of the next item.
         self.number = bookmark.number
+        # Those that a shard may still go back to, oldest first.
         self.bookmarks = deque([bookmark])
         self.has_state = hasattr(source, "state_dict")
         with hidden_worker_info():
@@ -120,11 +122,11 @@ class BookmarkedIterable:
                 return number, self._unreadable(number, error)
 
     def bookmark_before(self, number: int) -> Bookmark:
-        """The latest bookmark from which the item can be read."""
+        """The latest bookmark from which the item with a number can be read."""
         return [mark for mark in self.bookmarks if mark.number <= number][-1]
 
     def forget_before(self, number: int) -> None:
-        """Drop the bookmarks that nobody will go back to."""
+        """Drop the bookmarks that are not needed for this item or later ones."""
         while len(self.bookmarks) > 1 and self.bookmarks[1].number <= number:
             self.bookmarks.popleft()
 
@@ -151,7 +153,7 @@ class Splitter:
     Args:
         source: the iterable, or one part of it.
         first: position of its item 0 in the seeded order.
-        step: between the positions of its items.
+        step: distance between the positions of two items in succession.
         shards: V.
         points: where each shard that reads from here goes on.
     """
@@ -163,8 +165,11 @@ class Splitter:
         self.step = step
         self.shards = shards
         self.points = dict(points)
+        # Items that were read for each shard and not taken yet.
         self.queues: dict[int, deque[Arrival]] = {shard: deque() for shard in points}
+        # By position: items that a shard held when it was saved, until it asks for them.
         self.recalled: dict[int, Arrival] = {}
+        # The number of the first item that each shard may go back to.
         self.oldest = {shard: point.bookmark.number for shard, point in points.items()}
         start = min((point.bookmark for point in points.values()), key=lambda mark: mark.number)
         self.items = BookmarkedIterable(source, start)
@@ -177,7 +182,11 @@ class Splitter:
         return queue.popleft()
 
     def recall(self, position: int) -> Arrival:
-        """An example from before the place where its shard goes on."""
+        """An example that its shard read before it was saved, and still holds.
+
+        Raises:
+            StateError: the source ends before it.
+        """
         while position not in self.recalled:
             try:
                 self._read()

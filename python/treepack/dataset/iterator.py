@@ -2,8 +2,8 @@
 
 The iterator in numbered steps; `PackIterator.__next__` is the loop:
 
-1. At the start, or at a state: own virtual shards (sharding.py), one reader, packer and pool each
-   (readers.py, virtual_shard.py), those of a state restored.
+1. At the start, or at a state: find out which virtual shards are ours (sharding.py), make a reader,
+   a packer and a pool for each (readers.py, virtual_shard.py), and restore those in the state.
 2. The shard that has given fewest packs is next; of several, the one with the smallest number.
 3. It reads, measures and pushes examples until its packer lets a pack go, and loads that pack.
    With nothing left, it ends, and step 2 goes on without it.
@@ -57,7 +57,9 @@ class PackIterator:
     ) -> None:
         self.settings = settings
         self.iteration = iteration
+        # The same in every state, and it takes time to make.
         self._fingerprint = settings.fingerprint()
+        # Whether a step ended with an interrupt, and whether another iteration has begun.
         self._is_interrupted = self._is_retired = False
         self.set_state(state)
 
@@ -66,9 +68,12 @@ class PackIterator:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         settings = self.settings
-        ownership = own(state, settings.shard, worker, workers, settings.virtual_shards)
+        # The iterator keeps what it began with; a state that it gives later is of the same shard.
+        self._shard = settings.find_shard()
+        ownership = own(state, self._shard, worker, workers, settings.virtual_shards)
         shards = _make_shards(settings, ownership, shards_of(state))
         self._ownership = ownership
+        # All that this worker owns, and those that have not ended.
         self._shards, self._live = shards, list(shards)
         # The state of each shard after its last pack, as far as somebody has asked for it,
         # and that of the shard at work before the step that is being made.
@@ -82,7 +87,7 @@ class PackIterator:
         if self._is_retired:
             raise DatasetError(
                 f"another iteration over this {type(self.settings.source).__name__} has begun, and "
-                "an iterable is read by one at a time; make a dataset for each"
+                "only one at a time can read an iterable; make a dataset for each iteration"
             )
         if self._is_interrupted and self._can_resume:
             # What was in flight is read again.
@@ -99,16 +104,20 @@ class PackIterator:
             raise
 
     def retire(self) -> None:
-        """Another iteration over the same dataset begins; only what is read by index bears two."""
+        """Another iteration over the dataset begins; two at a time need a source read by index."""
         self._is_retired = not is_map_style(self.settings.source)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration stands after the row that it gave last."""
+        return self._make_state(None)
+
+    def _make_state(self, iteration: Iteration | None) -> dict[str, Any]:
         for shard in self._shards:
             if shard.index not in self._states:
                 self._states[shard.index] = shard.state()
         ordered = [self._states[shard.index] for shard in self._shards]
-        return make_state(self._fingerprint, self._scope(), self._ownership.total, ordered)
+        total = self._ownership.total
+        return make_state(self._fingerprint, self._scope(), total, ordered, iteration)
 
     @property
     def _can_resume(self) -> bool:
@@ -159,17 +168,14 @@ class PackIterator:
             bidirectional=settings.bidirectional,
             budgets=settings.budgets,
             sliding_windows=settings.sliding_windows,
-            state=self.state_dict() if self._can_resume else None,
+            state=self._make_state(self.iteration) if self._can_resume else None,
         )
-        row = batch["treepack"]
-        if self.iteration is not None and row.state is not None:
-            row.state["iteration"] = list(self.iteration)
-        row.stats.update(shard.stats())
+        batch["treepack"].stats.update(shard.stats())
         return batch
 
     def _scope(self) -> Scope:
-        """A worker alone with its rank may say which shard comes next, for other workers."""
-        rank, world = self.settings.shard
+        """The shards of this worker; if it is the only one of its rank, turned to the next one."""
+        rank, world = self._shard
         scope = self._ownership.scope
         shard = next_shard([shard.index for shard in self._shards], self._states)
         if scope.owners > world or shard is None:

@@ -1,12 +1,12 @@
-"""How far a stream has come, as the process that holds the dataset knows it.
+"""How far a stream has come, as far as the process that holds the dataset knows.
 
-Four things may be known, and the state of the dataset is that of the first that is:
+Four things may be known. The state of the dataset is that of the first one in this table that is:
 
 =============  ===================================================  ==============================
 what           known from ... until ...                             the state is
 =============  ===================================================  ==============================
 ``consumed``   the first ``consumed(batch)`` until a load or reset  after the batches counted
-the board      workers begin, until a load or reset                 an error: who was trained on?
+the board      workers begin, until a load or reset                 an error: which were used?
 ``iterator``   ``iter(dataset)`` here, until the next one           after the row given last
 ``loaded``     ``load_state_dict`` until an iteration has begun     the state that was loaded
 =============  ===================================================  ==============================
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import get_worker_info
 
+from treepack.dataset._orphans import end_with_parent
 from treepack.dataset._settings import Settings
 from treepack.dataset._workers import Board
 from treepack.dataset.iterator import PackIterator
@@ -57,6 +58,7 @@ class Progress:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # The four of the table above.
         self._loaded: dict[str, Any] | None = None
         self._iterator: PackIterator | None = None
         self._consumed: Consumed | None = None
@@ -70,6 +72,8 @@ class Progress:
         # A worker's copy of the dataset counts what it gives, not what its parent consumed.
         self._consumed = None
         worker = get_worker_info()
+        if worker is not None:
+            end_with_parent()
         if worker is None:
             self._board.clear()
         elif self._board.is_outdated:
@@ -104,7 +108,7 @@ class Progress:
         """The state in which the next iteration begins: the one loaded, or the stream's start."""
         if self._loaded is not None:
             return copy.deepcopy(self._loaded)
-        rank, world = self._settings.shard
+        rank, world = self._settings.find_shard()
         total = self._settings.virtual_shards or 0
         return make_state(self._settings.fingerprint(), Scope(world, rank, 0), total)
 
@@ -116,7 +120,7 @@ class Progress:
         """
         settings = self._settings
         check_state(state, settings.fingerprint(), settings.virtual_shards)
-        check_scope(scope_of(state), settings.shard)
+        check_scope(scope_of(state), settings.find_shard())
         self._iterator = self._consumed = None
         self._loaded = copy.deepcopy(dict(state))
         self._board.note_load()
@@ -139,7 +143,7 @@ class Progress:
                 raise StateError(TOO_LATE)
             # Another iteration has gone on from there; this one began anew.
             self._loaded = self._consumed = None
-        consumed = self._consumed or Consumed(self.next_start(), self._settings.shard)
+        consumed = self._consumed or Consumed(self.next_start(), self._settings.find_shard())
         self._consumed = consumed
         consumed.add(state)
         # The workers have it; another iteration begins anew.
@@ -147,7 +151,7 @@ class Progress:
 
     def count_from(self, start: Mapping[str, Any]) -> None:
         """Count consumed batches from the start of an iteration that has just begun."""
-        self._consumed = Consumed(start, self._settings.shard)
+        self._consumed = Consumed(start, self._settings.find_shard())
 
     def copy(self, settings: Settings) -> Progress:
         """That of a copy of the dataset, here or in a new process; what runs here stays here."""

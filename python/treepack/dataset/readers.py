@@ -1,7 +1,7 @@
 """Readers: the examples of each virtual shard, in order, and the way back to a place in them.
 
-A `VirtualShard` asks its `Reader` for one example after the other. Which reader it has depends on
-the source::
+A `VirtualShard` asks its `Reader` for one example at a time. Which reader it has depends on the
+source::
 
     by index     IndexedReader     position -> draw(position) -> source[index]
     iterable     IterableReader    a queue of one shard, filled by a Splitter that all shards share,
@@ -25,7 +25,7 @@ from treepack.errors import DataError
 from treepack.sources.protocol import draw, is_map_style
 
 PATIENCE = 1_000
-"""Unusable examples one after the other that an endless source may always have."""
+"""Unusable examples in succession that an endless source may have, however short it is."""
 
 
 class Reader(Protocol):
@@ -37,14 +37,14 @@ class Reader(Protocol):
 
     @property
     def patience(self) -> float:
-        """How many examples one after the other may be unusable before all are."""
+        """How many examples in succession may be unusable before the stream ends with an error."""
 
     def __next__(self) -> Arrival:
         """The next example; ``StopIteration`` at the end.
 
         Raises:
-            DataError: it cannot be read; the next call goes on behind it.
-            BrokenSourceError: nothing can be read any more.
+            DataError: it cannot be read; the next call goes on with the one after it.
+            BrokenSourceError: nothing more can be read.
         """
 
     def recall(self, position: int) -> Arrival:
@@ -55,7 +55,7 @@ class Reader(Protocol):
         """
 
     def bookmark(self, oldest: int) -> str:
-        """What it takes to read again from position ``oldest`` on, as JSON; empty by index."""
+        """What has to be saved to read again from position ``oldest`` on; empty by index."""
 
 
 class IndexedReader:

@@ -1,16 +1,20 @@
 """Which virtual shards are whose.
 
 The stream is cut into ``V`` virtual shards. Rank ``r`` of ``R`` and worker ``w`` of ``W`` own those
-with ``(s - offset) mod (R W) == r + R w``; a resume turns the ownership by ``offset``, so that the
-shard whose turn it is comes first.
+with ``(s - offset) mod (R W) == r + R w``. The offset is 0 at the start of the stream; after a
+resume it is such that owner 0 has the shard whose turn it is.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from multiprocessing import parent_process
 from typing import Any, NamedTuple
+
+from torch.utils.data import get_worker_info
 
 from treepack.dataset.state import Scope, ShardState, scope_of
 from treepack.errors import DatasetError, StateError
@@ -34,7 +38,7 @@ class Ownership(NamedTuple):
     @property
     def shards(self) -> list[int]:
         """Their numbers, increasing."""
-        return [s for s in range(self.total) if (s - self.offset) % self.owners == self.owner]
+        return list(range((self.owner + self.offset) % self.owners, self.total, self.owners))
 
     @property
     def scope(self) -> Scope:
@@ -42,14 +46,64 @@ class Ownership(NamedTuple):
         return Scope(self.owners, self.owner, self.offset)
 
 
+class SentShard(NamedTuple):
+    """What a process tells the loader workers that it starts, if they cannot see it themselves.
+
+    Attributes:
+        pid: of that process; no other may take it for its own.
+        shard: rank and world size of that process.
+    """
+
+    pid: int
+    shard: tuple[int, int]
+
+
+def find_shard(given: tuple[int, int] | None, sent: SentShard | None = None) -> tuple[int, int]:
+    """Rank and world size, as they are when somebody asks: the answer is kept nowhere.
+
+    Args:
+        given: by the user, which is always right.
+        sent: by the process that started this one; right in a loader's worker, whose parent it is.
+
+    Raises:
+        DatasetError: the environment says half of what it takes.
+    """
+    if given is not None:
+        return given
+    parent = parent_process()
+    is_ours = sent is not None and parent is not None and parent.pid == sent.pid
+    if sent is not None and is_ours and get_worker_info() is not None:
+        return sent.shard
+    return default_shard()
+
+
 def default_shard() -> tuple[int, int]:
-    """Rank and world size of this process."""
+    """Rank and world size of this process, by ``torch.distributed`` or the environment.
+
+    Raises:
+        DatasetError: ``WORLD_SIZE`` without ``RANK``, or the reverse: a launcher that says only
+            half would make every rank train on the same rows.
+    """
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     # Before init_process_group, which will take them from here.
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is None and world in (None, "", "1"):
+        return 0, 1
+    if not _is_place(rank, world):
+        raise DatasetError(
+            f"the environment has RANK={rank!r} and WORLD_SIZE={world!r}, which is no rank of a "
+            "world; call torch.distributed.init_process_group before the first batch, start with "
+            "torchrun, or pass shard=(rank, world_size) (what SLURM and MPI set is not read)"
+        )
+    return int(rank or 0), int(world or 0)
+
+
+def _is_place(rank: str | None, world: str | None) -> bool:
+    numbers = [text for text in (rank, world) if text is not None and text.isdigit()]
+    return len(numbers) == 2 and int(numbers[0]) < int(numbers[1])
 
 
 def check_shard(shard: Any) -> tuple[int, int]:
@@ -62,7 +116,9 @@ def check_shard(shard: Any) -> tuple[int, int]:
     try:
         rank, world = map(operator.index, pair)
     except (TypeError, ValueError):
-        raise DatasetError(f"shard must be (rank, world) or a mesh, got {shard!r}") from None
+        raise DatasetError(
+            f"shard must be (rank, world_size) or a DeviceMesh, got {shard!r}"
+        ) from None
     if not 0 <= rank < world:
         raise DatasetError(f"shard=(rank, world) must have 0 <= rank < world, got {shard}")
     return rank, world
@@ -86,7 +142,7 @@ def own(
     workers: int = 1,
     virtual_shards: int | None = None,
 ) -> Ownership:
-    """The virtual shards of one worker, turned so that the shard whose turn it is comes first.
+    """The virtual shards of one worker, with the offset that lets the stream go on in order.
 
     Args:
         state: where the stream goes on, or ``None`` at its start.
@@ -155,3 +211,55 @@ def next_shard(owned: Iterable[int], known: Mapping[int, ShardState]) -> int | N
     """
     live = [s for s in owned if s not in known or not known[s].has_ended]
     return min(live, key=lambda s: (known[s].packs if s in known else 0, s), default=None)
+
+
+class Introduction(NamedTuple):
+    """What a rank tells the others before the first step.
+
+    Attributes:
+        shard: rank and world size, as its dataset sees them; ``None`` without a `PackedDataset`.
+        is_given: whether the user said so.
+        digest: of everything that the packs depend on; ranks may differ where the shard is given.
+        error: why the rank cannot say, or empty.
+    """
+
+    shard: tuple[int, int] | None
+    is_given: bool = False
+    digest: str = ""
+    error: str = ""
+
+
+def check_introductions(ranks: Sequence[Introduction]) -> None:
+    """Reject ranks that together would train on some rows twice, or on some never.
+
+    Shards that were given may come several times, all equally often: ranks of one model, such as
+    those of tensor parallelism, read the same rows.
+
+    Raises:
+        DatasetError: a rank cannot say its shard, or the shards are not one whole set, or datasets
+            that shard themselves differ in their settings.
+    """
+    failed = {rank: told.error for rank, told in enumerate(ranks) if told.error}
+    if failed:
+        rank, error = next(iter(failed.items()))
+        raise DatasetError(f"rank {rank} cannot say which shard is its own: {error}")
+    shards = [told.shard for told in ranks if told.shard is not None]
+    if len(shards) < len(ranks):
+        # Batches of something else than a `PackedDataset`, of which nothing is known.
+        return
+    worlds = {world for _, world in shards}
+    times = Counter(rank for rank, _ in shards)
+    is_whole = len(worlds) == 1 and set(times) == set(range(*worlds))
+    is_whole = is_whole and len(set(times.values())) == 1
+    if not is_whole or (times[0] > 1 and not all(told.is_given for told in ranks)):
+        raise DatasetError(
+            f"{len(ranks)} ranks have the shards (rank, world) {shards}: some rows would be "
+            "trained on twice and others never; leave shard= out, or pass every rank its own"
+        )
+    digests = {told.digest for told in ranks if not told.is_given}
+    if len(digests) > 1:
+        raise DatasetError(
+            "the datasets of the ranks differ in source, seed, budgets or other settings, so their "
+            "rows are not parts of one stream; build them alike, or pass shard= where they differ "
+            "on purpose"
+        )

@@ -8,16 +8,24 @@ A state is a JSON-safe dict:
 - ``scope``: the shards that it covers, a `Scope` as a list.
 - ``shards``: one `ShardState` for each shard that has begun, as lists.
 - ``iteration``: only in a state that travels with the batch of a worker, an `Iteration` as a list.
+- ``digest``: of all the rest. A state that was cut, or in which a single number was changed, would
+  be that of some other place in the stream, and nobody would notice.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from treepack.errors import StateError
 
-VERSION = 1
+VERSION = 2
+
+MOST_SHOWN = 200
+"""Characters of a damaged state that a message shows."""
 
 
 class ShardState(NamedTuple):
@@ -93,15 +101,26 @@ def make_state(
     scope: Scope,
     virtual_shards: int,
     shards: Iterable[ShardState] = (),
+    iteration: Iteration | None = None,
 ) -> dict[str, Any]:
-    """A state as users save it."""
-    return {
+    """A state as users save it, or, with an iteration, as it travels with a batch."""
+    state = {
         "version": VERSION,
         "fingerprint": dict(fingerprint),
         "virtual_shards": virtual_shards,
         "scope": list(scope),
         "shards": [list(shard) for shard in shards],
     }
+    if iteration is not None:
+        state["iteration"] = list(iteration)
+    return {**state, "digest": _digest(state)}
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that no other state has."""
+    rest = {name: value for name, value in state.items() if name != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def scope_of(state: Mapping[str, Any]) -> Scope:
@@ -150,20 +169,26 @@ def check_fingerprint(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Non
 def check_layout(state: Any) -> None:
     """Reject what is no state of this version, or one that contradicts itself."""
     if not isinstance(state, Mapping) or "version" not in state:
-        raise StateError(f"this is no state of a PackedDataset: {str(state)[:80]!r}")
-    if state["version"] != VERSION:
-        raise StateError(
-            f"the state has version {state['version']!r}, this treepack reads {VERSION}"
-        )
+        raise StateError(f"this is no state of a PackedDataset: {reprlib.repr(state)}")
+    if type(state["version"]) is not int or state["version"] != VERSION:
+        shown = reprlib.repr(state["version"])
+        raise StateError(f"the state has version {shown}, this treepack reads {VERSION}")
     try:
         scope = scope_of(state)
         total, shards = state["virtual_shards"], [ShardState(*s) for s in state["shards"]]
         sound = isinstance(state["fingerprint"], Mapping) and 0 <= scope.owner < scope.owners
         sound = sound and all(0 <= s.shard < total and _is_whole(s) for s in shards)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StateError(f"the state is damaged: {type(error).__name__}: {error}") from error
-    if not sound or len({s.shard for s in shards}) < len(shards):
-        raise StateError("the state contradicts itself; it was cut or changed since it was saved")
+        sound = sound and len({s.shard for s in shards}) == len(shards)
+        sound = sound and state["digest"] == _digest(state)
+    except Exception as error:
+        # Whatever it is that somebody loads: a number may stand where a list should, or a list hold
+        # itself.
+        shown = f"{type(error).__name__}: {error}"[:MOST_SHOWN]
+        raise StateError(f"the state is damaged: {shown}; load another one") from error
+    if not sound:
+        raise StateError(
+            "the state contradicts itself: it was cut or changed since it was saved; load another"
+        )
 
 
 def _is_whole(shard: ShardState) -> bool:
@@ -182,10 +207,11 @@ def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         states: ``dataset.state_dict()`` of each rank, all after the same step, in any order.
 
     Returns:
-        A state that covers every virtual shard.
+        A state that covers every virtual shard; the order of ``states`` makes no difference.
 
     Raises:
-        StateError: a rank is missing, or the states are not of one stream.
+        StateError: there are no states, a rank is missing, a state is damaged, or the states are
+            not of one stream.
 
     Example:
         >>> import treepack as tp

@@ -31,9 +31,9 @@ FATAL = (BarrenSourceError, BrokenSourceError, StateError)
 class VirtualShard:
     """Pushes examples into a packer until it gives a pack, then loads what the pack names.
 
-    An example goes this way: read, measured, pushed (now it is *held*), *selected* by a pack,
-    *loaded*, handed out. After an error everything else stays where it is on that way, so the next
-    call goes on with it.
+    An example is read, measured, pushed (now it is *held*), *selected* by a pack, *loaded* and
+    handed out. An error loses only the example that failed; all others keep their place on this
+    way, and the next call goes on with them.
 
     Args:
         index: number of the shard.
@@ -45,7 +45,7 @@ class VirtualShard:
         packs: how many were handed out.
         skipped: examples that failed and were counted.
         has_ended: whether nothing is left.
-        leaving: failures one after the other of selected examples.
+        leaving: failures in succession of selected examples.
     """
 
     def __init__(self, index: int, reader: Reader, examples: Examples, policy: Policy) -> None:
@@ -60,11 +60,11 @@ class VirtualShard:
         self._examples = examples
         self._policy = policy
         self._packer = policy.make_packer()
-        # What the packer knows by position, and what a pack has taken out of it since.
+        # By position: the examples in the packer, and those selected that are not loaded yet.
         self._held: dict[int, tuple[Arrival, Cost]] = {}
         self._selected: deque[int] = deque()
         self._loaded: list[tuple[Arrival, Cost, MessageTree]] = []
-        # Examples that cost other than measured, to be pushed before any new one.
+        # Examples whose cost was not as measured; they are pushed before any new one.
         self._requeued: deque[tuple[Arrival, Cost]] = deque()
         # Of the latest pack, for the statistics of its row.
         self._waits: list[int] = []
@@ -144,7 +144,7 @@ class VirtualShard:
         self.packs, self.skipped = state.packs, state.skipped
 
     def skip(self, error: TreepackError, streak: Streak, examples: int = 1) -> None:
-        """Count examples that failed; say so, the more rarely the more there are."""
+        """Count examples that failed; log a line when there are 1, 2, 4, 8, ... of them."""
         before, self.skipped = self.skipped, self.skipped + examples
         if before.bit_length() < self.skipped.bit_length():
             log.warning("%s (%d skipped in virtual shard %d)", error, self.skipped, self.index)
@@ -229,10 +229,10 @@ class VirtualShard:
 
 
 class Streak:
-    """Failures one after the other: an endless stream must not look for ever for what is not there.
+    """Counts failures in succession, so that an endless stream of them comes to an end.
 
     Args:
-        limit: how many are too many.
+        limit: how many are tolerated.
     """
 
     def __init__(self, limit: float) -> None:
@@ -243,15 +243,15 @@ class Streak:
         """Count failures.
 
         Raises:
-            BarrenSourceError: it is time to give up.
+            BarrenSourceError: there are more than the limit.
         """
         self.length += examples
         if self.length > self.limit:
             raise BarrenSourceError(
-                f"{self.length} examples one after the other were skipped or dropped, and the "
-                f"stream has no end; the last: {reason}"
+                f"{self.length} examples in succession were skipped or dropped, and the stream has "
+                f"no end; the last: {reason}"
             )
 
     def end(self) -> None:
-        """Something worked."""
+        """Start counting anew: an example worked."""
         self.length = 0

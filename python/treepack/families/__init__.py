@@ -16,7 +16,7 @@ __all__ = ["ChatFormat", "Family", "families", "find"]
 def families() -> dict[str, type[Family]]:
     """Every family by name.
 
-    A module of this package that names its class ``FAMILY`` is one.
+    A module of ``treepack.families`` that names its class ``FAMILY`` is found by itself.
 
     Example:
         >>> sorted(families())
@@ -33,16 +33,31 @@ def find(processor: Any, family: str | None = None, chat: ChatFormat | None = No
 
     Args:
         processor: Hugging Face processor of the model.
-        family: name of the family, if the processor's class (or a class that it inherits from)
-            does not say it.
+        family: name of the family; by default the one that supports the processor's class, or a
+            class that it inherits from.
         chat: how turns are written; by default as in the model's chat template.
 
     Returns:
         A family, set up with the processor. It can be pickled.
 
     Raises:
-        FamilyError: no family has that name or supports that class; a processor without the parts
-            or the special tokens that its family needs.
+        FamilyError: no family has that name or supports that class, the tokenizer lacks a special
+            token that the family needs, or ``chat`` is not a `ChatFormat`.
+
+    Example:
+        With a stub; users pass ``AutoProcessor.from_pretrained(...)``, and no name:
+
+        >>> from types import SimpleNamespace as Stub
+        >>> tokens = {"<image>": 1, "<video>": 2, "<start>": 3, "<end>": 4}
+        >>> processor = Stub(
+        ...     tokenizer=Stub(convert_tokens_to_ids=tokens.get, unk_token_id=None, eos_token_id=0),
+        ...     image_token="<image>",
+        ...     video_token="<video>",
+        ...     vision_start_token="<start>",
+        ...     vision_end_token="<end>",
+        ... )
+        >>> find(processor, "qwen3_vl").costs
+        ('tokens', 'patches')
     """
     known = families()
     if chat is not None and not isinstance(chat, ChatFormat):

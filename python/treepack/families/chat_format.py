@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from treepack.errors import FamilyError
 from treepack.sources.records.base import Turn
@@ -17,21 +20,24 @@ class ChatFormat:
 
     A turn is written ``user + question + assistant + answer``; the answer and the end-of-turn token
     after it are trained on, everything else is given. The end-of-turn token of the last answer is
-    the target of the token before it and never enters the row.
+    the target of the token before it and never enters the row. Special tokens count as such in the
+    markup alone; what is spelt out in a question or an answer stays ordinary text. The
+    weight of a turn is that of its answer and of the end of turn after it; with weight 0 neither is
+    trained on.
 
     Args:
-        user: before a question.
-        assistant: between a question and its answer.
-        end: after an answer; one token, by default the end-of-sequence token of the tokenizer.
-        separator: between ``end`` and the next turn.
-        system: before the system text.
-        system_end: after it.
-        media_first: images stand before ``user`` and not after it.
+        user: text before a question.
+        assistant: text between a question and its answer.
+        end: text after an answer, one token; by default the end-of-sequence token of the tokenizer.
+        separator: text between ``end`` and the next turn.
+        system: text before the system text.
+        system_end: text after it.
+        media_first: whether images stand before ``user`` and not after it.
 
     Example:
-        >>> plain = ChatFormat(user="Q: ", assistant="\nA: ")
-        >>> plain.end is None
-        True
+        >>> chat = ChatFormat(user="Q: ", assistant="\nA: ")
+        >>> "".join([chat.user, "What is it?", chat.assistant, "A cat."])
+        'Q: What is it?\nA: A cat.'
     """
 
     user: str
@@ -65,6 +71,22 @@ def token_id(tokenizer: Any, token: str) -> int | None:
 def suitable_format(tokenizer: Any) -> ChatFormat:
     """ChatML where the tokenizer knows its special tokens, else plain words."""
     return CHATML if token_id(tokenizer, "<|im_start|>") is not None else PLAIN
+
+
+class Written(NamedTuple):
+    """A conversation in tokens, as the arguments of a `MessageTree`.
+
+    Attributes:
+        tokens: ``[n]``.
+        labels: ``[n]``, the token where it is trained on, else -100.
+        weight: loss weight of all labels, or float32 ``[n]`` where turns differ.
+        end_target: the end of the last turn, or ``None`` if that turn is not trained on.
+    """
+
+    tokens: list[int]
+    labels: list[int]
+    weight: float | npt.NDArray[np.float32]
+    end_target: int | None
 
 
 class ChatWriter:
@@ -111,33 +133,35 @@ class ChatWriter:
             *self.markup(self.chat.system_end),
         ]
 
-    def turns(self, turns: Sequence[Turn], is_open: bool) -> tuple[list[int], list[int]]:
+    def turns(self, turns: Sequence[Turn], is_open: bool) -> Written:
         """Write one conversation.
 
         Args:
-            turns: its turns.
+            turns: its turns; a pair of texts has weight 1.
             is_open: ``user`` of the first turn stands before it already.
-
-        Returns:
-            Tokens and labels; a label is its token, or -100 where nothing is trained.
         """
         tokens: list[int] = []
         labels: list[int] = []
+        starts: list[int] = []
 
         def write(ids: list[int], is_trained: bool = False) -> None:
             tokens.extend(ids)
             labels.extend(ids if is_trained else [IGNORE] * len(ids))
 
-        for place, (question, answer, *_) in enumerate(turns):
+        turns = [Turn(*turn) for turn in turns]
+        for place, (question, answer, weight) in enumerate(turns):
             if place:
-                write([self.end], is_trained=True)
+                write([self.end], is_trained=turns[place - 1].weight != 0)
+            starts.append(len(tokens))
+            if place:
                 write(self.markup(self.chat.separator))
             if place or not is_open:
                 write(self.markup(self.chat.user))
             write(self.text(question))
             write(self.markup(self.chat.assistant))
-            write(self.text(answer), is_trained=True)
-        return tokens, labels
+            write(self.text(answer), is_trained=weight != 0)
+        weights = _weights(turns, np.diff([*starts, len(tokens)]))
+        return Written(tokens, labels, weights, self.end if turns[-1].weight else None)
 
     def _end(self) -> int:
         if self.chat.end is None:
@@ -151,3 +175,12 @@ class ChatWriter:
                 "tokenizer as a special token or use another"
             )
         return ids[0]
+
+
+def _weights(turns: Sequence[Turn], lengths: npt.NDArray[np.int64]) -> Any:
+    """One number if all turns that are trained on agree, else one for each token."""
+    weights = [float(turn.weight) for turn in turns]
+    different = set(weights) - {0.0}
+    if len(different) > 1:
+        return np.repeat(np.array(weights, np.float32), lengths)
+    return different.pop() if different else 1.0

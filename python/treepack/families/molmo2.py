@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
-from treepack.errors import FamilyError
-from treepack.families.base import Array, Family, Int64, UInt8, VisualTokens
+from treepack.families.base import Array, Family, Float64, Int64, UInt8
 from treepack.families.chat_format import ChatFormat
+from treepack.families.options import NO_OPTIONS, Options
+from treepack.families.row_inputs import Filler
+from treepack.families.visual_tokens import VisualTokens
 from treepack.sources.conversations import Conversations
-from treepack.sources.media import Clip
+from treepack.sources.videos import Clip
 from treepack.tree import MessageTree
 
 POOLING = "image_token_pooling"
@@ -22,7 +24,10 @@ class Molmo2(Family):
     """Molmo2 of transformers (``Molmo2ForConditionalGeneration``).
 
     A row may hold images and videos: videos are given as images whose grid is
-    ``[frames * rows, columns, 0, 0]``, which is what the model does with them itself.
+    ``[frames * rows, columns, 0, 0]``, which is what the model does with them itself. So the vision
+    tower runs once for a row, whatever it holds, and one smallest medium fills a row without any.
+
+    Times of a clip count from its start, as in AI2's loaders (molmo-utils 0.0.1).
     """
 
     name = "molmo2"
@@ -30,6 +35,11 @@ class Molmo2(Family):
     vision_cost = "crops"
     bidirectional = "image_tokens"
     media_first = True
+    media_names: ClassVar[dict[str, tuple[str, ...]]] = {
+        "image": ("pixel_values", POOLING, "image_grids")
+    }
+    image_options = ("max_crops",)
+    clip_counts_from_zero = True
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
         super().__init__(processor, chat)
@@ -40,13 +50,6 @@ class Molmo2(Family):
         self.column = self.token("<im_col>")
         self.image_end = self.token("<im_end>")
         self.image_start = self.token("<im_start>")
-        is_low = processor.use_single_crop_start_token
-        self.low_start = self.token("<low_res_im_start>") if is_low else self.image_start
-        columns = processor.use_single_crop_col_tokens
-        self.low_columns = processor.image_use_col_tokens if columns is None else columns
-        special = processor.use_frame_special_tokens
-        self.frame_start = self.token("<frame_start>") if special else self.image_start
-        self.frame_end = self.token("<frame_end>") if special else self.image_end
 
     @property
     def default_fps(self) -> float:
@@ -64,44 +67,63 @@ class Molmo2(Family):
             for place, kind in enumerate(kinds)
         ]
 
-    def measure_image(self, height: int, width: int) -> VisualTokens:
-        """A low-resolution view and the crops, each with its own start and end."""
-        grid, crops = self.processor.image_processor.get_image_grid_and_crops(height, width)
-        low_rows, low_columns, rows, columns = map(int, grid)
+    def measure_image(self, height: int, width: int, options: Options = NO_OPTIONS) -> VisualTokens:
+        """The tokens of a low-resolution view and of the crops, each with its own start and end."""
+        processor = self.processor
+        found = processor.image_processor.get_image_grid_and_crops(height, width, dict(options))
+        (low_rows, low_columns, rows, columns), crops = found
+        low_start = self.image_start
+        if processor.use_single_crop_start_token:
+            low_start = self.token("<low_res_im_start>")
+        with_columns = processor.use_single_crop_col_tokens
+        if with_columns is None:
+            with_columns = processor.image_use_col_tokens
         tokens = np.concatenate(
             [
-                self._view(self.low_start, low_rows, low_columns, self.low_columns),
-                self._view(self.image_start, rows, columns, self.processor.image_use_col_tokens),
+                self._view(low_start, low_rows, low_columns, with_columns),
+                self._view(self.image_start, rows, columns, processor.image_use_col_tokens),
             ]
         )
         return VisualTokens(tokens, np.array([[0, len(tokens)]]), int(crops))
 
-    def measure_video(self, clip: Clip, frames: Int64) -> VisualTokens:
-        """Each frame as one view, after its time in seconds."""
+    def measure_video(
+        self,
+        clip: Clip,  # noqa: ARG002
+        seconds: Float64,
+        options: Options = NO_OPTIONS,  # noqa: ARG002
+    ) -> VisualTokens:
+        """The tokens of each frame, as one view after its time in seconds."""
         video_processor = self.processor.video_processor
         side = video_processor.size["height"] // video_processor.patch_size
         rows, columns = (math.ceil(side / pool) for pool in video_processor.pooling_size)
         with_columns = self.processor.video_use_col_tokens
-        view = self._view(self.frame_start, rows, columns, with_columns, self.frame_end)
+        start, end = self.image_start, self.image_end
+        if self.processor.use_frame_special_tokens:
+            start, end = self.token("<frame_start>"), self.token("<frame_end>")
+        view = self._view(start, rows, columns, with_columns, end)
         pieces, runs, used = [], [], 0
-        for place, frame in enumerate(frames.tolist()):
-            time = f"{' ' if place else ''}{frame / clip.fps:.1f} "
-            text = np.array(self.writer.text(time), np.int64)
+        for place, time in enumerate(seconds.tolist()):
+            written = f"{' ' if place else ''}{time:.1f} "
+            text = np.array(self.writer.text(written), np.int64)
             pieces += [text, view]
             runs.append((used + len(text), used + len(text) + len(view)))
             used = runs[-1][1]
-        return VisualTokens(np.concatenate(pieces), np.array(runs), len(frames))
+        return VisualTokens(np.concatenate(pieces), np.array(runs), len(seconds))
 
-    def image_arrays(self, image: Any) -> dict[str, Array]:
+    def image_arrays(self, image: Any, options: Options = NO_OPTIONS) -> dict[str, Array]:
         """Crops float32 ``[crops, 729, 588]``, pooling indices ``[tokens, 4]``, grid ``[1, 4]``."""
-        made = self.processor.image_processor([image], return_tensors="pt")
+        made = self.processor.image_processor([image], return_tensors="pt", **options)
         return {
             "pixel_values": made["pixel_values"].numpy(),
             POOLING: made[POOLING].numpy().astype(np.int64),
             "image_grids": made["image_grids"].numpy(),
         }
 
-    def video_arrays(self, frames: UInt8) -> dict[str, Array]:
+    def video_arrays(
+        self,
+        frames: UInt8,
+        options: Options = NO_OPTIONS,  # noqa: ARG002
+    ) -> dict[str, Array]:
         """Frames in the names and shapes of images, with pooling indices ``[tokens, 9]``."""
         made = self.processor.video_processor(
             [frames], do_sample_frames=False, input_data_format="channels_last", return_tensors="pt"
@@ -115,15 +137,6 @@ class Molmo2(Family):
 
     def join(self, parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         """Concatenate, with pooling indices that go on counting and are equally wide."""
-        for part in parts:
-            missing = [
-                name for name in ("pixel_values", POOLING, "image_grids") if name not in part
-            ]
-            if missing:
-                raise FamilyError(
-                    f"media of a Molmo2 tree lack {missing}, they have {list(part)}; load them "
-                    "with the family, which gives videos as images too"
-                )
         width = max((part[POOLING].shape[1] for part in parts), default=0)
         moved, patches = [], 0
         for part in parts:
@@ -134,15 +147,34 @@ class Molmo2(Family):
             patches += part["pixel_values"].shape[0] * part["pixel_values"].shape[1]
         return super().join(moved)
 
-    def collate(self, trees: Sequence[MessageTree], total: int) -> dict[str, Array]:
+    def collate(
+        self, trees: Sequence[MessageTree], total: int, fill: bool | Collection[str] = False
+    ) -> dict[str, Array]:
         """Adds ``mm_token_type_ids`` ``[1, total]``, without which the model does not train."""
         types = np.zeros((1, total), np.int64)
+        arrays = super().collate(trees, total, fill)
         used = 0
         for tree in trees:
             for start, end, _ in () if tree.image_runs is None else tree.image_runs.tolist():
                 types[0, used + start : used + end] = 1
             used += tree.n_tokens
-        return {**super().collate(trees, total), "mm_token_type_ids": types}
+        types[0, used : used + len(self.fill_tokens(trees, fill))] = 1
+        return {**arrays, "mm_token_type_ids": types}
+
+    def smallest_medium(self, kind: str = "image") -> Filler:  # noqa: ARG002
+        """One crop, of which one patch is looked at."""
+        image_processor = self.processor.image_processor
+        side = image_processor.patch_size
+        patches = (image_processor.size["height"] // side) * (image_processor.size["width"] // side)
+        return Filler(
+            np.array([self.patch]),
+            {"tokens": 1, "crops": 1},
+            {
+                "pixel_values": np.zeros((1, patches, 3 * side**2), np.float32),
+                POOLING: np.array([[0, -1, -1, -1]]),
+                "image_grids": np.array([[1, 1, 0, 0]]),
+            },
+        )
 
     def _view(
         self, start: int, rows: int, columns: int, with_columns: bool, end: int | None = None

@@ -25,17 +25,22 @@ UNSUPPORTED = {
 def register(backend: str | None = None) -> str:
     """Make ``attn_implementation={"text_config": "treepack"}`` known to transformers.
 
-    No mask function is registered beside it: the mask comes with the batch, and transformers then
-    builds none.
+    `prepare` calls it; call it yourself for a model without a language-model head. The mask comes
+    with the batch, so no mask function is registered, and transformers builds no mask. Registering
+    twice changes nothing.
 
     Args:
-        backend: of `treepack.tree_attention`; by default that of the device.
+        backend: that of `treepack.tree_attention`; by default the one of the device.
 
     Returns:
-        The name of the implementation: ``"treepack"``, or ``"treepack_flex"`` and the like.
+        The name of the implementation: ``"treepack"``, or with a backend ``"treepack_<backend>"``,
+        such as ``"treepack_flex"``.
 
     Raises:
         AttentionError: there is no such backend.
+
+    Source:
+        ``AttentionInterface`` of transformers.
 
     Example:
         >>> from transformers import AttentionInterface
@@ -75,7 +80,7 @@ def tree_attention_forward(
 
     Args:
         module: the attention layer that calls.
-        query: ``[1, H, T, D]``.
+        query: ``[1, H, T, D]``, in the dtype of the model.
         key: ``[1, Hk, T, D]``.
         value: ``[1, Hk, T, D]``.
         attention_mask: must be ``None``.
@@ -118,7 +123,7 @@ def tree_attention_forward(
         )
     _check_row(module, query, key, attention_mask)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    # A row that fits into the window needs no other plan, and a compiled graph no other guard.
+    # A row that fits into the window needs no plan of its own, nor a guard in a compiled graph.
     window = None if sliding_window is None or sliding_window >= query.shape[2] else sliding_window
     out = tree_attention(
         q, k, v, treepack, scaling, window=window, softcap=softcap, backend=backend
@@ -138,12 +143,12 @@ def _check_layer(
         is_causal = getattr(module, "is_causal", True)
     if not is_causal:
         raise AttentionError(
-            f"{_name(module)} is not causal, the mask is; select treepack for the text model "
+            f"{_name(module)} is not causal, but the mask is; select treepack for the text model "
             'alone: attn_implementation={"text_config": "treepack"}'
         )
     if dropout > 0:
         raise AttentionError(
-            f"{_name(module)} asks for dropout {dropout}, which the merge of parts cannot have; "
+            f"{_name(module)} asks for dropout {dropout}, and varlen kernels have no dropout; "
             "set attention_dropout=0.0 in the model's text config"
         )
     for argument, meaning in UNSUPPORTED.items():

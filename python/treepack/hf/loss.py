@@ -20,8 +20,9 @@ def weighted_loss(
     labels: torch.Tensor | None = None,
     vocab_size: int | None = None,
     loss_weights: torch.Tensor | None = None,
-    shift_labels: torch.Tensor | None = None,
+    targets: torch.Tensor | None = None,
     num_items_in_batch: torch.Tensor | float | None = None,
+    label_smoothing: float = 0.0,
     **kwargs: Any,
 ) -> torch.Tensor:
     """Compute ``sum(weight * cross_entropy) / sum(weight)`` over the targets of a packed row.
@@ -30,15 +31,16 @@ def weighted_loss(
     with the logits of ``logits_to_keep`` alone.
 
     Args:
-        logits: float ``[1, L, vocab]``, those that predict each target.
-        labels: not used; the targets are aligned already and arrive as ``shift_labels``.
-        vocab_size: not used; the last axis of ``logits`` says it.
-        loss_weights: float ``[1, L]``. FSDP2 rounds them with everything else that enters a model
-            unless its ``MixedPrecisionPolicy`` has ``cast_forward_inputs=False``.
-        shift_labels: int64 ``[1, L]`` target tokens; -100 carries no loss.
+        logits: float ``[1, L, vocab]``; those that predict each target, in any float dtype.
+        labels: not used; the targets are aligned already and arrive as ``targets``.
+        vocab_size: not used; the last axis of ``logits`` has this size.
+        loss_weights: float ``[1, L]``, of 0 or more. FSDP2 rounds them with everything else that
+            enters a model unless its ``MixedPrecisionPolicy`` has ``cast_forward_inputs=False``.
+        targets: int64 ``[1, L]`` target tokens; -100 carries no loss.
         num_items_in_batch: divisor instead of the row's own sum of weights: the sum over all ranks
             and micro-batches of a step, so that every weight counts the same.
-        kwargs: whatever else the model passes on.
+        label_smoothing: share of each target that goes to all tokens alike, in [0, 1].
+        kwargs: not used; whatever else the model passes on.
 
     Returns:
         A scalar in float32 (float64 for float64 logits); 0 with zero gradients for a row without
@@ -48,35 +50,42 @@ def weighted_loss(
         BatchError: the batch lost its weights or targets on the way, or the logits are not those of
             ``logits_to_keep``.
 
+    Source:
+        Molmo2, arXiv 2601.10611: the loss is divided by the weights of all ranks.
+
     Example:
         >>> import torch
         >>> logits, targets = torch.zeros(1, 2, 4), torch.tensor([[1, 3]])
         >>> weights = torch.tensor([[1.0, 3.0]])
-        >>> round(weighted_loss(logits, loss_weights=weights, shift_labels=targets).item(), 4)
+        >>> round(weighted_loss(logits, loss_weights=weights, targets=targets).item(), 4)
         1.3863
     """
+    import torch
     from torch.nn.functional import cross_entropy
 
-    if loss_weights is None or shift_labels is None:
-        lost = "loss_weights" if loss_weights is None else "shift_labels"
-        plain = " with plain labels," if labels is not None and shift_labels is None else ""
+    if loss_weights is None or targets is None:
+        lost = "loss_weights" if loss_weights is None else "targets"
+        is_plain = torch.is_tensor(labels) and targets is None
+        plain = " with plain labels," if is_plain else ""
         raise BatchError(
             f"the batch reached the loss{plain} without {lost!r}, but the model was prepared for "
             "packed batches; pass the PackedBatch whole, as model(**batch) (in a Trainer: "
             "remove_unused_columns=False), or leave packing for the loss of plain labels: "
             "with tp.hf.restore(model): ..."
         )
-    if logits.shape[-2] != shift_labels.numel():
+    if logits.shape[-2] != targets.numel():
         raise BatchError(
-            f"{logits.shape[-2]} logits for {shift_labels.numel()} targets; "
+            f"{logits.shape[-2]} logits for {targets.numel()} targets; "
             "the batch lost 'logits_to_keep', pass it whole as model(**batch)"
         )
     scores = logits.reshape(-1, logits.shape[-1])
     scores = scores if scores.element_size() >= 4 else scores.float()
-    targets = shift_labels.reshape(-1).to(scores.device)
+    targets = targets.reshape(-1).to(scores.device)
     weights = loss_weights.reshape(-1).to(scores.device, scores.dtype)
     weights = weights * (targets != IGNORE)
-    each = cross_entropy(scores, targets, reduction="none", ignore_index=IGNORE)
+    each = cross_entropy(
+        scores, targets, reduction="none", ignore_index=IGNORE, label_smoothing=label_smoothing
+    )
     divisor = weights.sum() if num_items_in_batch is None else num_items_in_batch
     return (each * weights).sum() / (divisor + (divisor == 0))
 
@@ -89,7 +98,7 @@ def molmo2_weights(tree: MessageTree, scale: float = 2.0) -> MessageTree:
 
     Args:
         tree: one example. It is not modified; tokens and media are shared with the result.
-        scale: 2 in Molmo2.
+        scale: factor of all weights, 2 in Molmo2.
 
     Returns:
         The tree with new weights. Loss tokens are labels that are not -100; the end target counts

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     Model = TypeVar("Model", bound=nn.Module)
 
 EXACT = {"full_attention", "attention", "full", "sliding_attention"}
-"""What configurations call a layer in which a token sees all before it, or those in a window."""
+"""Layer types in which a token sees all tokens before it, or those in a window."""
 
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
-"""What configurations call dropout of attention weights."""
+"""Fields of configurations that set the dropout of attention weights."""
 
 RECORD = "_treepack_prepared"
 """Attribute of a model with what `prepare` changed, so that `restore` can undo it."""
@@ -31,7 +31,7 @@ class Setting(NamedTuple):
 
 
 class Restored:
-    """What `restore` returns: ``with`` it, the model is packed again when the block ends."""
+    """What `restore` returns: as a context manager, it undoes the restoring at its end."""
 
     def __init__(self, model: Any, base: Any, now: Setting, packed: Setting) -> None:
         self._model = model
@@ -47,28 +47,31 @@ class Restored:
 def prepare(model: Model, backend: str | None = None) -> Model:
     """Make a model train on packed rows: ``model(**batch).loss`` is then the weighted loss.
 
-    Attention of the text model becomes ``"treepack"``, that of the vision tower stays as it is, and
-    ``model.loss_function`` becomes `weighted_loss`. Nothing is patched: both are settings that
-    transformers offers, and `restore` undoes it.
+    The attention implementation of the text model becomes ``"treepack"``, that of the vision tower
+    stays as it is, and ``model.loss_function`` becomes `weighted_loss`. Nothing is patched: both
+    are settings that transformers offers, and `restore` undoes them. Calling it twice is harmless.
 
     Args:
         model: a causal language model or vision-language model of transformers, also one wrapped
             by PEFT. It is changed in place.
-        backend: of `treepack.tree_attention`, by default that of the device. Models that soft-cap
-            their scores need ``"flex"``.
+        backend: that of `treepack.tree_attention`; by default the one of the device. Models that
+            soft-cap their scores need ``"flex"``.
 
     Returns:
-        The same model.
+        The same model. It takes packed batches alone; without ``treepack`` in the batch it raises.
 
     Raises:
-        AttentionError: attention layers that a packed row cannot compute exactly: with soft-capped
-            scores, linear or chunked attention or dropout, or that do not go through the attention
-            interface of transformers. Or a model without a language-model head, or no such backend.
-            The model is then as it was.
+        AttentionError: the model has attention layers that a packed row cannot compute exactly
+            (soft-capped scores without flex, linear or chunked attention, dropout, or a layer that
+            does not use the attention interface of transformers); it has no language-model head;
+            or there is no such backend. The model is then as it was.
 
     Warns:
         UserWarning: rotary frequencies depend on the longest position of the row (``dynamic``,
             ``longrope``): exact as long as no path is longer than the model's original length.
+
+    Source:
+        transformers' ``AttentionInterface`` and ``loss_function``; see `register`.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -95,7 +98,7 @@ def prepare(model: Model, backend: str | None = None) -> Model:
         delattr(base, RECORD)
         raise AttentionError(
             f"{type(missed[0]).__name__} of {type(base).__name__} does not take its attention from "
-            "the interface of transformers; this model cannot be packed"
+            "the attention interface of transformers; this model cannot be packed"
         )
     _warn_of_rotary_lengths(base)
     return model
@@ -104,21 +107,20 @@ def prepare(model: Model, backend: str | None = None) -> Model:
 def restore(model: nn.Module) -> Restored:
     """Undo `prepare`, for good or for the block of a ``with`` statement.
 
-    It acts at once, as ``torch.set_grad_enabled`` does, so the one function has both uses: after
-    training, call it; to generate or evaluate in between, enter it, and the end of the block packs
-    again. The model is changed in place, so there is no need for a returned one; ``as`` names it.
+    It acts at once, as ``torch.set_grad_enabled`` does. So after training, call it; to generate or
+    evaluate in between, write ``with restore(model):``, and at the end of the block the model is
+    set as it was before the block.
 
-    The attention implementation of each part that `prepare` changed and the loss function become
-    what they were; what somebody else has set since stays. Doing it twice changes nothing more, and
-    a block leaves a model that was not packed when it began as it is. The end of a block packs
-    again whatever was restored inside it.
+    The attention implementation of each part that `prepare` changed, and the loss function, become
+    what they were before it; a setting that somebody else has changed since stays. Calling it twice
+    changes nothing more.
 
     Args:
-        model: that was prepared, wrapped by PEFT or ``torch.compile`` or not; of a model in
-            ``DistributedDataParallel``, its ``module``. It is changed in place.
+        model: a model that was prepared, also one wrapped by PEFT or ``torch.compile``; of a model
+            in ``DistributedDataParallel``, its ``module``. It is changed in place.
 
     Returns:
-        A context manager that gives the model.
+        A context manager; ``as`` gives the model.
 
     Raises:
         AttentionError: the model was never prepared.
@@ -151,11 +153,15 @@ def restore(model: nn.Module) -> Restored:
 def sliding_windows(model: nn.Module) -> tuple[int, ...]:
     """Sliding windows of a model's attention layers, in tokens, increasing.
 
-    Handed to `treepack.PackedDataset` or `treepack.collate`, they are planned in the worker;
-    otherwise at their first use, which ``torch.compile`` cannot trace.
+    Pass them to `treepack.PackedDataset` or `treepack.collate`, and the plan of each window is made
+    with the row, in the worker. Otherwise it is made at its first use in the model, which
+    ``torch.compile`` cannot trace.
 
     Args:
-        model: as for `prepare`.
+        model: as for `prepare`; it need not be prepared, and is not changed.
+
+    Returns:
+        Each window once; empty if every layer sees the whole row.
 
     Example:
         >>> from transformers import MistralConfig, MistralForCausalLM
@@ -252,8 +258,8 @@ def _check(model: Any, backend: str | None) -> None:
     for field in DROPOUTS:
         if getattr(text, field, None):
             raise AttentionError(
-                f"{name} has {field}={getattr(text, field)}, which varlen kernels cannot have; set "
-                "it to 0.0 in the text config before the model is built"
+                f"{name} has {field}={getattr(text, field)}, and varlen kernels have no dropout; "
+                "set it to 0.0 in the text config before the model is built"
             )
 
 

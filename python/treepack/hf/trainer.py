@@ -15,6 +15,7 @@ from treepack.batch import PackedBatch
 from treepack.dataset import PackedDataset
 from treepack.errors import AttentionError, DatasetError, StateError
 from treepack.hf.model import is_packed
+from treepack.hf.seen import Seen, log
 from treepack.sources.protocol import is_map_style
 from treepack.train import gather_state, steps
 
@@ -24,20 +25,24 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     Its steps are those of `treepack.train.steps`: every loss is divided by the ``loss_weights`` of
     all ranks and micro-batches. Training ends after ``max_steps`` or with the data. Checkpoints
-    carry the state of the data; ``resume_from_checkpoint`` goes on with the next step, on other
-    ranks and workers too. Settings about batches (sizes, samplers, collators) have no part in it.
+    carry the state of the data; ``resume_from_checkpoint`` goes on with the next step, also on
+    other numbers of ranks and workers. Settings about batches (sizes, samplers, collators) are not
+    used: the budgets of the dataset are the batch size.
 
     Args:
-        model: that `prepare` was given.
+        model: a model that `prepare` has changed.
         args: ``TrainingArguments`` with ``max_steps``. They are not modified.
-        others: positional arguments of ``Trainer``.
-        options: of ``Trainer``, such as ``train_dataset``.
+        others: further positional arguments of ``Trainer``.
+        options: arguments of ``Trainer`` by name, such as ``train_dataset``.
 
     Raises:
         AttentionError: the model is not prepared.
-        DatasetError: several GPUs in one process, ``average_tokens_across_devices=False``, or data
-            that is no `PackedDataset`.
-        StateError: the checkpoint to resume from has no state of the data.
+        DatasetError: several GPUs in one process, or ``average_tokens_across_devices=False``. When
+            training begins: data that is not a `PackedDataset`.
+        StateError: when training begins: the checkpoint to resume from has no state of the data.
+
+    Source:
+        ``transformers.Trainer``.
 
     Example:
         >>> import tempfile, treepack as tp
@@ -57,15 +62,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
     control: Any
 
     def __init__(self, model: Any = None, args: Any = None, *others: Any, **options: Any) -> None:
-        # The state of the data goes on where it was; there is nothing to skip.
-        args = copy.copy(args)
-        if args is not None:
-            args.ignore_data_skip = True
-        super().__init__(model, args, *others, **options)
+        self._seen = Seen()
+        self._label_smoothing = getattr(args, "label_smoothing_factor", 0.0)
+        super().__init__(model, _own_arguments(args), *others, **options)
         if not is_packed(self.model):
             raise AttentionError(
-                f"{type(self.model).__name__} attends as ever, which is wrong in a packed row; "
-                "call tp.hf.prepare(model) before"
+                f"{type(self.model).__name__} is not prepared, so the examples of a packed row "
+                "would see each other; call tp.hf.prepare(model) before"
             )
         # Models that say otherwise mean their own loss, not the one that `prepare` sets.
         self.model_accepts_loss_kwargs = True
@@ -77,7 +80,12 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
             )
 
     def train(self, *arguments: Any, **options: Any) -> Any:
-        """Train as ``Trainer`` does; the processes of the loader end with it."""
+        """Train as ``Trainer`` does; the worker processes of the loader end with the training.
+
+        Raises:
+            DatasetError: the data gave no packs.
+        """
+        self._seen = Seen()
         try:
             return super().train(*arguments, **options)
         finally:
@@ -85,25 +93,53 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
                 self.callback_handler.train_dataloader.close()
 
     def get_train_dataloader(self) -> TrainingSteps:
-        """The steps, which nobody can shard a second time."""
+        """The steps of the training; as they are no ``DataLoader``, nothing shards them again."""
         return TrainingSteps(self)
 
     def get_batch_samples(self, epoch_iterator: Any, *_: Any) -> tuple[list[PackedBatch], Any]:
-        """The packs of a step, and the weight of all ranks', which is ``num_items_in_batch``."""
-        step = next(epoch_iterator, None)
-        self.control.should_training_stop |= step is None
-        return step or ([], None)
+        """The packs of a step of this rank, and the weight of the step over all ranks.
+
+        ``Trainer`` passes the weight on as ``num_items_in_batch``. At the end of the data there are
+        no packs, and training stops.
+        """
+        step: tuple[list[PackedBatch], Any] | None = next(epoch_iterator, None)
+        if step is None:
+            self._seen.check_end(self.state.global_step, self.state.max_steps)
+            self.control.should_training_stop = True
+            return [], None
+        return step
 
     def training_step(self, model: Any, inputs: PackedBatch, *rest: Any, **options: Any) -> Any:
-        """Forward and backward of one pack."""
+        """Forward and backward of one pack, which is moved to the device as a whole."""
+        self._seen.add(inputs["treepack"].stats)
         return super().training_step(model, inputs.to(self.args.device), *rest, **options)
+
+    def compute_loss(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
+        """The weighted loss of one pack; labels are smoothed as the arguments say."""
+        if self._label_smoothing:
+            inputs = {**inputs, "label_smoothing": self._label_smoothing}
+        return super().compute_loss(model, inputs, *rest, **options)
+
+    def log(self, logs: dict[str, float], *rest: Any, **options: Any) -> None:
+        """Log as ``Trainer`` does, with the means of the packs' statistics since the last time.
+
+        They come beside a loss, as ``row/fill/tokens``, ``row/examples`` and so on, of this rank.
+        ``train_samples_per_second`` counts examples of this rank.
+        """
+        self._seen.complete(logs)
+        super().log(logs, *rest, **options)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """``{"eval_loss": sum(weight * cross_entropy) / sum(weight)}`` of a dataset, or of several.
+        """Compute ``{"eval_loss": sum(weight * cross_entropy) / sum(weight)}`` of a dataset.
 
-        There are no predictions, so that ``compute_metrics`` is not called.
+        Of a dict of datasets, as in ``Trainer``, it computes one loss for each. Every rank reads
+        its own shard, and the sums are over all. Predictions are not kept, so ``compute_metrics``
+        is not called. The place of the training in its data does not change.
+
+        Raises:
+            DatasetError: data that is not a `PackedDataset`, or that gave no packs.
         """
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         prefix = metric_key_prefix
@@ -130,7 +166,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         return float(self.accelerator.reduce(total, "mean")) / divisor
 
     def _apart(self, dataset: Any) -> PackedDataset:
-        """The whole of a set, so that a pass over the training data loses no place in it."""
+        """A copy from the start of the data, so that evaluating on training data loses no place."""
         packed = _packed(dataset, "eval_dataset")
         if is_map_style(packed.source):
             return packed.at_start()
@@ -184,13 +220,43 @@ class TrainingSteps:
                 f"the checkpoint of step {step} has no state of the data; it was not saved by a "
                 "PackedTrainer, or its source cannot go back to a place"
             )
+        _tell_topologies(data, trainer.args)
         yield from steps(trainer._loader(data), trainer.args.gradient_accumulation_steps)
+
+
+def _own_arguments(args: Any) -> Any:
+    """A copy of the arguments, with what a packed row needs to be otherwise."""
+    args = copy.copy(args)
+    if args is None:
+        return None
+    # The state of the data goes on where it was; there is nothing to skip.
+    args.ignore_data_skip = True
+    # A `Trainer` would smooth with the mean over labels; here it goes into the weighted loss.
+    args.label_smoothing_factor = 0.0
+    if getattr(args, "include_num_input_tokens_seen", "no") == "non_padding":
+        # It counts an attention mask of zeros and ones, which a packed row does not have.
+        args.include_num_input_tokens_seen = "all"
+    return args
+
+
+def _tell_topologies(data: PackedDataset, args: Any) -> None:
+    """Say now, and not when it is too late, on what a checkpoint can be resumed."""
+    saves = str(getattr(args.save_strategy, "value", args.save_strategy)) != "no"
+    if not saves or data.virtual_shards is not None or data.why_not_resumable is not None:
+        return
+    total = data.shard[1] * max(args.dataloader_num_workers, 1)
+    log.warning(
+        "virtual_shards is not set, so it is %d: checkpoints can be resumed on ranks x workers "
+        "that divide %d; set PackedDataset(virtual_shards=24), say, to change them later",
+        total,
+        total,
+    )
 
 
 def _packed(dataset: Any, name: str) -> PackedDataset:
     if not isinstance(dataset, PackedDataset):
         raise DatasetError(
-            f"{name} must be a PackedDataset, which knows what is packed, and how; got "
-            f"{type(dataset).__name__}"
+            f"{name} must be a PackedDataset, got {type(dataset).__name__}; pass the dataset "
+            "itself, not its source or a loader of it"
         )
     return dataset

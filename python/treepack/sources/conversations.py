@@ -31,18 +31,25 @@ __all__ = [
 class Conversations:
     """One example: its media, and every conversation that is held about them.
 
+    Immutable. A model family turns it into a `MessageTree`: media and what precedes them become the
+    root, each conversation a branch.
+
     Args:
         branches: the conversations, each one branch: its turns ``(question, answer)``, in order, or
             ``(question, answer, weight)``.
         media: images and videos ``(kind, value)`` or ``(kind, value, options)``, in the order in
-            which the model sees them.
+            which the model sees them. The kind is ``"image"`` or ``"video"``; the value a path, a
+            PIL image, or a uint8 array ``[H, W, C]`` (of a video ``[T, H, W, 3]``).
         texts: what stands before each of the media in every conversation; all empty by default.
         system: instruction that precedes everything.
-        key: name of the example.
+        key: name of the example in errors, packs and statistics.
 
     Raises:
-        DataError: no branches, a branch without turns, what is no turn or no medium, or not one
-            text for each of the media.
+        DataError: no branches, a branch without turns, a turn that is not two texts, a medium that
+            is not ``(kind, value)``, or a number of texts other than that of the media.
+
+    Source:
+        Branches as one image's annotations: Molmo2, arXiv 2601.10611.
 
     Example:
         >>> example = Conversations([[("What is it?", "A cat.")]], [("image", "cat.png")])
@@ -70,7 +77,7 @@ class Conversations:
 
     @property
     def rows(self) -> Sequence[Sequence[Turn]]:
-        """The branches, under their former name."""
+        """The same as ``branches``."""
         return self.branches
 
     def __repr__(self) -> str:
@@ -80,7 +87,7 @@ class Conversations:
 
 def _items(field: str, value: Any, name: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise DataError(f"{name}: {field} is a {type(value).__name__}, it must be a list")
+        raise DataError(f"{name}: {field} is a {type(value).__name__}; it must be a list")
     return tuple(value)
 
 
@@ -133,24 +140,29 @@ def group_conversations(
     {"from": "gpt", "value": "A"}, ...]}``; it becomes one branch, however many turns it has.
     ``image`` and ``video`` take one medium or a list (a path, a PIL image, a uint8 array), and the
     first question has one ``<image>`` or ``<video>`` for each. ``"messages"`` with ``"role"`` and
-    ``"content"``, a text or a list of parts, do as well. Records without media are examples of
-    their own; so are records whose ``system`` texts differ. Text before an image is moved behind
-    it, unless all records of the tree share it.
+    ``"content"``, a text or a list of parts, are read as well. A record without media is an example
+    of its own, and records whose ``system`` texts differ do not share a tree. Text before an image
+    is moved behind it, unless all records of the tree begin with it.
 
     Args:
         records: a JSONL file or JSON list, or the records themselves, which stay in memory.
         images: folder that relative paths start from; by default that of the file, or the current
             one.
-        on_error: a record that makes no sense: ``"raise"``, or ``"skip"`` and count it in
-            ``skipped``.
+        on_error: what becomes of a record that makes no sense: ``"raise"``, or ``"skip"``, and
+            count it in ``skipped``.
 
     Returns:
-        A source for `PackedDataset`: ``len(source)`` and ``source[i]``, a `Conversations`; examples
-        stand in the order in which their first record appears. Of a JSONL file only offsets are
-        kept, so it is cheap to copy into workers.
+        A source for `PackedDataset`: ``len(source)``, and ``source[i]``, a `Conversations`.
+        Examples stand in the order in which their first record appears. All records are read once,
+        here; of a JSONL file only offsets are kept, so the source is cheap to copy into workers.
 
     Raises:
-        DataError: a record that makes no sense, named by file and line; a file that cannot be read.
+        DataError: a file that cannot be read, or a record that makes no sense, named by file and
+            line.
+        DatasetError: ``on_error`` is neither ``"raise"`` nor ``"skip"``.
+
+    Source:
+        LLaVA's record format: https://github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md.
 
     Example:
         >>> import treepack as tp
@@ -197,6 +209,7 @@ class GroupedConversations(Sequence[Conversations]):
             group = record.group if record.media else index
             owners.append(groups.setdefault(group, len(groups)))
         owner = np.array(owners, np.int64)
+        # Indices of the records, example after example, and where each example ends among them.
         self._members = np.argsort(owner, kind="stable")[self.skipped :]
         self._ends = np.cumsum(np.bincount(owner[owner >= 0], minlength=len(groups)))
 

@@ -19,13 +19,24 @@ __all__ = ["CostTable", "from_numpy", "from_parquet"]
 class CostTable:
     """Costs of every example of a map-style source; pass it as ``PackedDataset(costs=)``.
 
+    ``table[i]`` is the cost of example ``i`` as a dict by name.
+
     Args:
-        columns: one array of integers for each cost, all of one length.
-        keys: the source's index of each entry; by default entry ``i`` is example ``i``.
+        columns: for each cost an array of integers ``[n]``, in the unit of its budget.
+        keys: integers ``[n]``, the source's index of each entry; by default entry ``i`` is example
+            ``i``.
+
+    Attributes:
+        names: of the costs, in the order of the columns.
 
     Raises:
-        CostError: columns that are not integers or differ in length, or keys that are not the
-            numbers from 0 on, each once.
+        CostError: there are no columns, a column is not integers ``[n]``, or the keys are not the
+            numbers from 0 to ``n - 1``, each once.
+
+    Example:
+        >>> table = CostTable({"tokens": [9, 4], "crops": [2, 1]}, keys=[1, 0])
+        >>> len(table), table[0]
+        (2, {'tokens': 4, 'crops': 1})
     """
 
     def __init__(
@@ -52,8 +63,22 @@ class CostTable:
     def attach(self, source: Any) -> TabledSource:
         """The same source with a ``measure`` that looks costs up, in the same order.
 
+        ``PackedDataset(costs=)`` calls it.
+
+        Args:
+            source: the examples, read by index. It is shared, not copied.
+
+        Returns:
+            A map-style source. If a tree costs something else once it is loaded, that is an error
+            of `PackedDataset`, or the tree is re-queued (``on_cost_mismatch``).
+
         Raises:
             DatasetError: the source is not read by index, or has another length than the table.
+
+        Example:
+            >>> source = CostTable({"tokens": [1, 2]}).attach(["a", "b"])
+            >>> source.measure(1), source.load(1)
+            ({'tokens': 2}, 'b')
         """
         kind = OrderedTabledSource if isinstance(source, OrderedSource) else TabledSource
         return kind(source, self)
@@ -114,11 +139,13 @@ def from_numpy(costs: npt.ArrayLike | str | os.PathLike[str], names: Sequence[st
     """Costs from an array or an npy file.
 
     Args:
-        costs: integers ``[n, len(names)]``, or a path of an npy file with them.
+        costs: integers ``[n, len(names)]``, one line for each example of the source in its order;
+            or the path of an npy file with them.
         names: of the columns, such as ``("tokens", "crops")``.
 
     Raises:
-        CostError: another shape or dtype.
+        CostError: another shape, or a dtype that is not an integer one.
+        OSError: the file cannot be read.
 
     Example:
         >>> import treepack as tp
@@ -142,13 +169,25 @@ def from_parquet(
     """Costs from a Parquet file or a folder of them; needs pyarrow, the extra ``data``.
 
     Args:
-        path: where they are.
+        path: of the file or folder.
         names: columns to read; by default every column of integers but the key.
-        key: column of the source's indices, used if it is there and holds integers; ``None`` takes
-            the entries in the order of the file.
+        key: column with the source's index of each entry. ``None``, or a column that is not there
+            or holds no integers, takes the entries in the order of the file.
 
     Raises:
-        CostError: a column that is missing or holds no integers, an index missing or twice.
+        CostError: a column that is missing or holds no integers, or an index that is missing or
+            there twice.
+        ImportError: pyarrow is not installed.
+        OSError: there is no such file, or it cannot be read.
+
+    Example:
+        >>> import tempfile, pyarrow as pa, pyarrow.parquet as pq
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     columns = {"key": [1, 0], "tokens": [9, 4], "crops": [2, 1]}
+        ...     pq.write_table(pa.table(columns), f"{folder}/costs.parquet")
+        ...     table = from_parquet(f"{folder}/costs.parquet")
+        >>> table.names, table[0]
+        (('tokens', 'crops'), {'tokens': 4, 'crops': 1})
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -176,7 +215,7 @@ def _order(keys: npt.NDArray[Any], n: int) -> npt.NDArray[np.intp]:
     if len(wrong):
         place = int(wrong[0])
         raise CostError(
-            f"the keys must be the indices 0 to {n - 1}, each once; in order, key "
+            f"the keys must be the indices 0 to {n - 1}, each once; when sorted, key "
             f"{keys[order][place]} stands where {place} should"
         )
     return order

@@ -1,182 +1,88 @@
-"""Images and videos: their size without decoding a pixel, and their pixels."""
+"""What images and videos share: where their bytes come from, and what errors say about them."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import DataError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 UInt8 = npt.NDArray[np.uint8]
 
-ORIENTATION_TAG = 0x0112
-TRANSPOSED = (5, 6, 7, 8)
-"""Orientations that a camera writes down when height and width of the file are exchanged."""
+MOST_SHOWN = 200
+"""Characters of any value in a message: a value may be a whole file, spelt out."""
+
+RAW = (bytes, bytearray, memoryview)
 
 
-class Clip(NamedTuple):
-    """What is known of a video before a frame is decoded.
+def cut(text: str, most: int = MOST_SHOWN) -> str:
+    """A text of at most ``most`` characters: its beginning and its end.
 
-    Attributes:
-        frames: how many it has.
-        fps: frames a second, or ``None`` where nothing says so.
-        height: of a frame, in pixels.
-        width: of a frame, in pixels.
+    Example:
+        >>> cut("0123456789" * 100, 20)
+        '0123456789...3456789'
     """
-
-    frames: int
-    fps: float | None
-    height: int
-    width: int
-
-
-def image_size(value: Any, name: str) -> tuple[int, int]:
-    """Height and width of an image as it is meant to be seen; files are read up to their header.
-
-    Args:
-        value: path, PIL image, or uint8 array ``[H, W]`` or ``[H, W, C]``.
-        name: the example, for errors.
-
-    Raises:
-        DataError: no such file, no image, or an array of another kind.
-    """
-    with _image(value, name) as image:
-        size = (image.height, image.width)
-        return size[::-1] if _orientation(image) in TRANSPOSED else size
+    if len(text) <= most:
+        return text
+    head = most // 2
+    return f"{text[:head]}...{text[len(text) - (most - head - 3) :]}"
 
 
-def load_image(value: Any, name: str) -> Image:
-    """The image with its pixels, upright; same arguments and errors as `image_size`."""
-    from PIL import ImageOps
-
-    with _image(value, name) as image:
-        turns = _orientation(image) > 1
-        image.load()
-        return ImageOps.exif_transpose(image) if turns else image
-
-
-@contextmanager
-def _image(value: Any, name: str) -> Iterator[Image]:
-    import PIL.Image
-
-    with _reading("image", value, name):
-        if isinstance(value, PIL.Image.Image):
-            yield value
-        elif isinstance(value, np.ndarray):
-            _check_array("image", value, (2, 3), name)
-            yield PIL.Image.fromarray(value[..., 0] if value.shape[2:] == (1,) else value)
-        else:
-            with PIL.Image.open(value) as image:
-                yield image
+def show(value: Any) -> str:
+    """How errors show the value of a medium, such as ``'cat.png'`` or ``of 812 bytes``."""
+    if isinstance(value, RAW):
+        return f"of {memoryview(value).nbytes} bytes"
+    if isinstance(value, (list, tuple)):
+        return f"of {len(value)} frames"
+    if isinstance(value, (str, os.PathLike)):
+        return cut(repr(os.fspath(value)))
+    return f"given as {type(value).__name__}"
 
 
-def _orientation(image: Image) -> int:
-    # Only what the header holds counts: PNG may carry the tag behind its pixels, where measuring
-    # does not look, and TIFF is turned by PIL itself.
-    if image.format == "TIFF" or "exif" not in image.info:
-        return 1
-    return int(image.getexif().get(ORIENTATION_TAG, 1))
-
-
-def video_clip(value: Any, name: str) -> Clip:
-    """Length, rate and size of a video; files are read up to their header where it says enough.
-
-    Args:
-        value: path, or uint8 array ``[T, H, W, 3]``, whose rate nobody knows.
-        name: the example, for errors.
-
-    Raises:
-        DataError: no such file, no video, or an array of another kind.
-    """
-    if isinstance(value, np.ndarray):
-        _check_array("video", value, (4,), name)
-        frames, height, width, _ = value.shape
-        return Clip(frames, None, height, width)
-    with _video(value, name) as (container, stream):
-        # Some containers do not count their frames; their packets are cheap to count.
-        frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-        rate = stream.average_rate
-        if not frames or not stream.height or not stream.width:
-            raise ValueError("it has no frames")
-        return Clip(frames, float(rate) if rate else None, stream.height, stream.width)
-
-
-def load_frames(value: Any, indices: npt.NDArray[np.int64], name: str) -> UInt8:
-    """Frames uint8 ``[n, H, W, 3]`` of a video.
-
-    Args:
-        value: as for `video_clip`.
-        indices: int ``[n]``, which frames, in increasing order.
-        name: the example, for errors.
-
-    Raises:
-        DataError: as `video_clip`, or a file that ends before its last frame.
-    """
-    if isinstance(value, np.ndarray):
-        return np.ascontiguousarray(value[indices])
-    wanted, copies = np.unique(indices, return_counts=True)
-    with _video(value, name) as (container, stream):
-        frames = list(_pick(container.decode(stream), wanted.tolist()))
-    if len(frames) < len(wanted):
-        raise DataError(
-            f"{name}: video {str(value)!r} ends before frame {wanted[len(frames)]}; "
-            "it is cut off, so replace or remove it"
-        )
-    return np.repeat(np.stack(frames), copies, axis=0)
-
-
-def _pick(frames: Iterator[Any], wanted: list[int]) -> Iterator[UInt8]:
-    places = iter(wanted)
-    place = next(places, None)
-    for index, frame in enumerate(frames):
-        if index == place:
-            yield frame.to_ndarray(format="rgb24")
-            place = next(places, None)
-        if place is None:
-            return
-
-
-@contextmanager
-def _video(value: Any, name: str) -> Iterator[tuple[Any, Any]]:
+def opened(value: Any) -> Any:
+    """What decoders open: the path of a file that exists, or a stream of the given bytes."""
+    if isinstance(value, RAW):
+        return io.BytesIO(value)
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError("it is neither a path nor bytes nor pixels")
+    path = os.fspath(value)
     try:
-        import av
-    except ImportError as error:
-        raise DataError(
-            f"{name}: reading video files needs PyAV: pip install 'treepack[video]'"
-        ) from error
-    with _reading("video", value, name), av.open(os.fspath(value)) as container:
-        if not container.streams.video:
-            raise ValueError("it has no video stream")
-        yield container, container.streams.video[0]
+        Path(path).stat()
+    except (OSError, ValueError) as error:
+        if isinstance(path, str) and (path.startswith("data:") or "://" in path):
+            raise ValueError("it is a URL, and only files are read; download it first") from error
+        raise
+    return path
 
 
 @contextmanager
-def _reading(kind: str, value: Any, name: str) -> Iterator[None]:
+def reading(kind: str, value: Any, name: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a `DataError` that names the example and the medium."""
     try:
         yield
     except DataError:
         raise
     except FileNotFoundError as error:
         raise DataError(
-            f"{name}: {kind} {str(value)!r} does not exist; correct the path, or say where "
+            f"{name}: {kind} {show(value)} does not exist; correct the path, or say where "
             "relative paths start"
         ) from error
     except Exception as error:
         # Decoders raise whatever they like for a broken file: OSError, SyntaxError, struct.error.
         raise DataError(
-            f"{name}: {kind} {str(value)[:200]!r} cannot be read: {error}; replace or remove it"
+            f"{name}: {kind} {show(value)} cannot be read: {cut(str(error))}; replace or remove it"
         ) from error
 
 
-def _check_array(kind: str, array: npt.NDArray[Any], axes: tuple[int, ...], name: str) -> None:
+def check_array(kind: str, array: npt.NDArray[Any], axes: tuple[int, ...], name: str) -> None:
+    """Reject an array that is no image or video."""
     channels = array.shape[-1] if array.ndim == axes[-1] else 1
     fits = array.ndim in axes and channels in ((1, 3, 4) if kind == "image" else (3,))
     if array.dtype != np.uint8 or not fits or not array.size:

@@ -22,23 +22,25 @@ BLOCK = 4096
 class Mixture(OrderedSource):
     """A map-style source that draws from several others in proportion to their weights.
 
-    The stream is cut into blocks. In each, every source has exactly its share of the draws, in a
-    shuffled order of its own; the ``r``-th draw of a source is the ``r``-th example of that
-    source's own seeded order, epoch after epoch. So any position can be computed without the ones
-    before it, and a small source is seen evenly.
+    The stream is cut into blocks of at most 4,096 draws. In each block every source has exactly its
+    share of the draws, and the order of the sources is shuffled. The ``r``-th draw of a source is
+    the ``r``-th example of that source's own seeded order, epoch after epoch. So any position can
+    be computed without the ones before it, and a small source is seen evenly.
 
-    ``len(mixture)`` is the sum of the lengths: an epoch of a `PackedDataset` is as many draws, of
-    which a source with a large weight has more than one pass.
+    Examples are numbered through: those of the first source, then those of the second, and so on.
+    ``len(mixture)`` is the sum of the lengths. An epoch of a `PackedDataset` is as many draws, so a
+    source with a large weight is read more than once in it.
 
     Args:
         sources: map-style sources by name. Examples keep the key that they have; one without a key
             is called by its number in the mixture.
-        weights: for each name, a positive number. Integers, and simple fractions, keep their exact
-            ratio; anything else is rounded to 1/4096 of the whole.
+        weights: for each name a positive number, the share of examples (not of tokens). Integers
+            and simple fractions keep their exact ratio; anything else is rounded to 1/4096 of the
+            whole.
 
     Raises:
-        DatasetError: a source that is not read by index or is empty, some with ``measure`` and some
-            without, or weights that do not fit.
+        DatasetError: a source that is empty or not read by index, sources of which some have
+            ``measure`` and some have not, or weights that do not fit the sources.
 
     Example:
         >>> import treepack as tp
@@ -51,14 +53,16 @@ class Mixture(OrderedSource):
     def __init__(self, sources: Mapping[str, Any], weights: Mapping[str, float]) -> None:
         if not isinstance(sources, Mapping):
             raise DatasetError(
-                f"sources is a {type(sources).__name__}; give each a name, and its weight the "
-                'same: Mixture({"a": source, ...}, {"a": 1, ...})'
+                f"sources is a {type(sources).__name__}; name each source, and give its weight "
+                'under the same name: Mixture({"a": source, ...}, {"a": 1, ...})'
             )
         self.sources = dict(sources)
         self.shares = _shares(self.sources, weights)
+        # The number in the mixture of the first example of each source, and the end.
         self.starts = [0, *accumulate(len(source) for source in self.sources.values())]
         self._names = list(self.sources)
         self._parts = list(self.sources.values())
+        # The same for the draws of a block, before they are shuffled.
         self._first_slots = [0, *accumulate(self.shares)]
         measured = [hasattr(source, "measure") for source in self._parts]
         if all(measured):
@@ -78,7 +82,19 @@ class Mixture(OrderedSource):
         return self._parts[part][place]
 
     def load(self, index: int) -> Any:
-        """The example with this number in the mixture."""
+        """The example with a number, by its source's ``load`` if that can ``measure``.
+
+        Args:
+            index: number in the mixture, ``0 <= index < len(mixture)``.
+
+        Raises:
+            IndexError: there is no such number.
+
+        Example:
+            >>> mixture = Mixture({"letters": "abc", "digits": "01"}, {"letters": 1, "digits": 1})
+            >>> mixture.load(4)
+            '1'
+        """
         part, place = self._locate(index)
         return load_example(self._parts[part], place)
 
@@ -92,7 +108,19 @@ class Mixture(OrderedSource):
         return "Mixture(" + ", ".join(f"{n}: {k} of {len(p)}" for n, k, p in parts) + ")"
 
     def name(self, index: int) -> str:
-        """The source that an example comes from."""
+        """The name of the source that an example comes from.
+
+        Args:
+            index: number in the mixture, ``0 <= index < len(mixture)``.
+
+        Raises:
+            IndexError: there is no such number.
+
+        Example:
+            >>> mixture = Mixture({"letters": "abc", "digits": "01"}, {"letters": 1, "digits": 1})
+            >>> mixture.name(2), mixture.name(3)
+            ('letters', 'digits')
+        """
         return self._names[self._locate(index)[0]]
 
     def draw(self, position: int, seed: int = 0, shuffle: bool = True) -> int:
@@ -100,8 +128,17 @@ class Mixture(OrderedSource):
 
         Args:
             position: from 0 on, without end.
-            seed: of the order of the sources and of each source's examples.
-            shuffle: whether each source's examples are shuffled; the mixing always is.
+            seed: of the order of the sources and of each source's examples, in ``[0, 2**64)``.
+            shuffle: whether each source's examples are shuffled; the order of the sources always
+                is.
+
+        Returns:
+            A number in the mixture. It depends on the arguments, the lengths and the weights alone.
+
+        Example:
+            >>> mixture = Mixture({"letters": "abc", "digits": "01"}, {"letters": 1, "digits": 1})
+            >>> [mixture[mixture.draw(position, shuffle=False)] for position in range(6)]
+            ['0', 'a', 'b', '1', 'c', '0']
         """
         block, place = divmod(position, self._first_slots[-1])
         part, rank = _block(tuple(self._first_slots), seed, block)[place]
@@ -133,7 +170,7 @@ def _shares(sources: Mapping[str, Any], weights: Mapping[str, float]) -> list[in
     """How many draws of a block each source has."""
     if not isinstance(weights, Mapping):
         raise DatasetError(
-            f'weights is a {type(weights).__name__}; name each by its source: {{"a": 1, ...}}'
+            f'weights is a {type(weights).__name__}; name each after its source: {{"a": 1, ...}}'
         )
     if not sources or set(sources) != set(weights):
         raise DatasetError(

@@ -1,12 +1,43 @@
-"""What a source of examples is: what `PackedDataset` asks of it, and whether it can go back.
+"""What a source of examples is: what `PackedDataset` asks of it, and what it may offer.
 
-A source is read in one of two ways.
+A source is read in one of two ways:
 
-- *By index* (map-style): `Source`. Any example is read at any time, so treepack shuffles, packs by
-  cost alone where `MeasuredSource` offers it, and resumes by number.
-- *In its own order*: `IterableSource`. It resumes through its own state, if it has one.
+====================  ================================  ========================================
+                      by index (map-style)              in its own order (iterable)
+====================  ================================  ========================================
+it has                ``__len__``, ``__getitem__``      ``__iter__``
+protocol              `Source`                          `IterableSource`
+order                 shuffled by treepack, or that     its own
+                      of an `OrderedSource`
+resumes               by number                         through its own ``state_dict``, if any
+costs before loading  ``measure`` (`MeasuredSource`)    no
+====================  ================================  ========================================
 
 An example is a `MessageTree`, or, where the dataset has a processor, a record or `Conversations`.
+
+What treepack relies on and cannot check: the same index gives the same example each time, in every
+process; and where workers are spawned, the source can be pickled. That ``measure`` says what an
+example costs is checked when the example is loaded. An error that a source raises belongs to one
+example: the stream names it, and can go on after it.
+
+A short source with costs known before anything is loaded:
+
+    >>> import treepack as tp
+    >>> class Texts:
+    ...     texts = ["one", "three", "seventeen"]
+    ...
+    ...     def __len__(self):
+    ...         return len(self.texts)
+    ...
+    ...     def __getitem__(self, index):
+    ...         return tp.MessageTree(list(self.texts[index].encode()), key=self.texts[index])
+    ...
+    ...     def measure(self, index):
+    ...         return {"tokens": len(self.texts[index])}
+    >>> is_map_style(Texts()), Texts().measure(1)
+    (True, {'tokens': 5})
+    >>> load_example(Texts(), 1)
+    MessageTree(key='three', nodes=1, cost={'tokens': 5})
 """
 
 from __future__ import annotations
@@ -24,10 +55,14 @@ class Source(Protocol):
     """Examples by number: a list, a ``datasets.Dataset``, a torch ``Dataset``."""
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """How many examples there are; it may not change while the source is read."""
 
     def __getitem__(self, index: int) -> Any:
-        """The example ``index`` of ``0 <= index < len(source)``."""
+        """The example with a number.
+
+        Args:
+            index: a number, ``0 <= index < len(source)``.
+        """
 
 
 class MeasuredSource(Source, Protocol):
@@ -37,35 +72,63 @@ class MeasuredSource(Source, Protocol):
     """
 
     def measure(self, index: int) -> Mapping[str, int]:
-        """The cost of an example, in whole units by name; every budget must be among them."""
+        """The cost of an example, without loading it.
+
+        Args:
+            index: a number, ``0 <= index < len(source)``.
+
+        Returns:
+            Integers of 0 or more by name, each in the unit of its budget. Every budget must be
+            among them; other names are ignored.
+        """
 
     def load(self, index: int) -> Any:
-        """The example; left out, ``source[index]`` is taken. It costs what `measure` said."""
+        """The example, which costs what `measure` said; optional, in place of ``source[index]``.
+
+        Args:
+            index: a number, ``0 <= index < len(source)``.
+        """
 
 
 class OrderedSource(ABC):
-    """A source that decides itself which example stands at each position of the stream.
+    """A map-style source that decides itself which example is at each position of the stream.
 
-    A base class and not a protocol: a method that happens to be called ``draw`` means nothing.
+    `treepack.Mixture` is one. It is a base class and not a protocol, so that a method that happens
+    to be called ``draw`` means nothing.
     """
 
     @abstractmethod
     def draw(self, position: int, seed: int = 0, shuffle: bool = True) -> int:
-        """The index of the example at a position, from 0 on, without end."""
+        """The index of the example at a position of the stream.
+
+        It may depend on nothing but its arguments and what ``repr`` says, since every process
+        computes it for itself and resuming replays nothing.
+
+        Args:
+            position: from 0 on, without end; epoch after epoch.
+            seed: of the order, in ``[0, 2**64)``.
+            shuffle: whether the dataset wants the examples shuffled.
+        """
 
     @abstractmethod
     def __repr__(self) -> str:
-        """Names everything that the order depends on: a state is compared with it."""
+        """Everything that the order depends on; a state fits only sources with the same text."""
 
 
 class IterableSource(Protocol):
     """Examples in an order of their own, each iteration from the start.
 
-    Optional, and found by name:
+    It may have, and treepack finds by name:
 
-    - ``state_dict()`` and ``load_state_dict(state)``: where it stands, JSON-safe. Without them the
-      stream cannot be resumed.
-    - ``shard(num_shards, index)``: a part of it. Without it every worker reads everything.
+    - ``state_dict()`` and ``load_state_dict(state)``: where it stands, JSON-safe; valid before the
+      first item and after each. Without the pair the stream cannot be resumed.
+    - ``shard(num_shards, index)``: one of ``num_shards`` parts as a source of its own. Without it
+      every worker reads everything and keeps what belongs to its virtual shards.
+    - ``num_shards``: the most parts that ``shard`` can make; with fewer than virtual shards, it is
+      not called.
+
+    It must not take a share by itself, by worker or by rank; to sources that ask torch's
+    ``get_worker_info()``, treepack answers ``None``.
     """
 
     def __iter__(self) -> Iterator[Any]:

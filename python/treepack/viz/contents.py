@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 PLACEHOLDERS = 6
-"""Equal tokens in a row that are taken for an image where nothing else tells."""
+"""Equal tokens, one after the other, that are taken for an image if nothing else tells."""
 
 
 class Node(NamedTuple):
@@ -50,6 +50,9 @@ class Contents:
     Args:
         what: a `PackedBatch`, a `PackedRow` or a `TreeMask`; the less it knows, the less is shown.
         tokenizer: anything with ``decode(ids) -> str``, or ``None`` for no texts.
+
+    Raises:
+        BatchError: ``what`` is none of the three.
     """
 
     def __init__(self, what: Any, tokenizer: Any = None) -> None:
@@ -131,7 +134,7 @@ def _image_tokens(mask: TreeMask, batch: Mapping[str, Any]) -> npt.NDArray[np.bo
     if types is not None:
         return types > 0
     if mask.bidirectional == "none" and ids is not None:
-        # Nothing names the placeholders, but nobody says the same token so many times.
+        # Nothing names the placeholders, but no text has the same token so many times.
         runs = [(a, b) for a, b in _equal_runs(ids[: mask.used]) if b - a >= PLACEHOLDERS]
     else:
         runs = list(zip(mask.run_start.tolist(), mask.run_end.tolist(), strict=True))

@@ -33,13 +33,13 @@ def save_pack(
     images: Mapping[Any, Any] | None = None,
     title: str = "One packed row",
 ) -> Path:
-    """Write `pack_html` to a file.
+    """Write the page of `pack_html` to a file.
 
     Args:
         batch: a `PackedBatch`, a `PackedRow` or a `TreeMask`.
-        path: the file, which is replaced; its folder must exist.
-        tokenizer: see `pack_html`.
-        images: see `pack_html`.
+        path: of the file, which is replaced; its folder must exist.
+        tokenizer: anything with ``decode(ids) -> str``, or ``None`` for no texts.
+        images: thumbnails by key of the example, paths or PIL images.
         title: heading of the page.
 
     Returns:
@@ -71,13 +71,16 @@ def pack_html(
 ) -> str:
     """Draw a row: its trees along the row, how full it is, its mask, and what is trained on.
 
-    The page is one string without links to anything outside. The mask is sampled at 512 x 512 at
-    most, so a row of any length can be drawn.
+    The page is one string without links to anything outside. The mask is sampled at 512 x 512
+    points at most, so a row of any length can be drawn.
 
     Args:
-        batch: a `PackedBatch`, or a `PackedRow` or `TreeMask` for a picture without texts.
-        tokenizer: anything with ``decode(ids) -> str``, to show what the branches say.
-        images: thumbnails by key of the example: paths, or PIL images; examples may lack one.
+        batch: a `PackedBatch`, on any device; or a `PackedRow` or `TreeMask`, for a picture without
+            texts. It is not modified.
+        tokenizer: anything with ``decode(ids) -> str``, to show what the branches say; ``None``
+            shows no texts.
+        images: thumbnails by key of the example, paths or PIL images; an example may lack one.
+            They need Pillow.
         title: heading of the page.
 
     Returns:

@@ -28,14 +28,15 @@ Bytes = npt.NDArray[np.uint8]
 def mask_picture(mask: TreeMask, size: int = 512) -> Bytes:
     """Sample which query (down) sees which key (across), coloured by example and kind.
 
-    It looks at ``size`` queries and keys at most: a long row costs no more than a short one.
+    It looks at ``size`` queries and keys at most, so a long row costs no more than a short one.
 
     Args:
         mask: the row.
-        size: side of the picture in pixels, at most; a shorter row gets one pixel for each token.
+        size: side of the picture in pixels, 1 or more; a shorter row gets one pixel for each token.
 
     Returns:
-        uint8 ``[side, side]``, indices into `PALETTE`; 0 where nothing is seen.
+        uint8 ``[side, side]``, queries down, keys across, with ``side = min(size, mask.total)``:
+        indices into `PALETTE`, 0 where nothing is seen.
 
     Example:
         >>> import treepack as tp
@@ -87,11 +88,14 @@ def png(indices: Bytes, palette: Bytes = PALETTE) -> bytes:
     """Encode a picture of palette indices as PNG.
 
     Args:
-        indices: uint8 ``[height, width]``.
-        palette: uint8 ``[colours, 3]`` red, green, blue; at most 256 colours.
+        indices: uint8 ``[height, width]``, each less than the number of colours.
+        palette: uint8 ``[colours, 3]``, red, green and blue; at most 256 colours.
 
     Returns:
-        The file's bytes.
+        The bytes of the file, the same for the same picture.
+
+    Source:
+        Portable Network Graphics, W3C; colour type 3, eight bits a pixel, no filter.
 
     Example:
         >>> png(np.zeros((2, 3), np.uint8))[1:4]

@@ -1,9 +1,7 @@
 //! Laws of the packer on random streams, without Python.
 
 use proptest::prelude::*;
-use treepack_core::packing::{
-    Budgets, Oversize, PackError, Packer, Search, Settings, Solver, State, MAX_BUDGET,
-};
+use treepack_core::packing::{Oversize, Packer, Search, Settings, Solver, State, MAX_BUDGET};
 
 type Costs = Vec<Vec<u64>>;
 
@@ -72,6 +70,7 @@ proptest! {
             prop_assert!(packer.len() < settings.pool_size);
         }
         while let Some(pack) = packer.pop() {
+            prop_assert!(!pack.keys.is_empty() && packs.len() < costs.len());
             packs.push(pack);
         }
         prop_assert!(packer.is_empty());
@@ -87,6 +86,40 @@ proptest! {
         let mut keys: Vec<usize> = packs.into_iter().flat_map(|pack| pack.keys).collect();
         keys.sort_unstable();
         prop_assert_eq!(keys, (0..costs.len()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_pack_goes_when_the_pool_is_full_or_early_when_it_fills_a_budget(
+        (budgets, costs) in stream(), settings in settings(),
+    ) {
+        let mut packer = Packer::new(named(&budgets), settings).unwrap();
+        let mut arrived = Vec::new();
+        let mut packs = 0;
+        for (key, cost) in costs.iter().enumerate() {
+            arrived.push(packs);
+            let held = packer.len() + 1;
+            let pack = packer.push(key, cost).unwrap();
+            let is_full = held == settings.pool_size;
+            prop_assert_eq!(packer.budgets().names().len(), budgets.len());
+            let Some(pack) = pack else {
+                prop_assert!(!is_full);
+                continue;
+            };
+            let left: Vec<u64> = budgets.iter().zip(&pack.cost).map(|(b, c)| b - c).collect();
+            if !is_full {
+                prop_assert!(settings.early && held * 4 >= settings.pool_size * 3);
+                prop_assert!(left.iter().zip(&budgets).any(|(left, b)| *left <= b / 4096));
+            }
+            // Nothing is left behind that would still fit, and waits count the packs in between.
+            for &key in packer.keys() {
+                prop_assert!(costs[key].iter().zip(&left).any(|(cost, left)| cost > left));
+            }
+            let waits: Vec<u64> = pack.keys.iter().map(|&key| packs - arrived[key]).collect();
+            prop_assert_eq!(pack.waits, waits);
+            packs += 1;
+            prop_assert_eq!(packer.counters().packs, packs);
+            prop_assert_eq!(packer.counters().pushed, key as u64 + 1);
+        }
     }
 
     #[test]
@@ -110,66 +143,11 @@ proptest! {
             prop_assert_eq!(whole.push(key, cost).unwrap(), resumed.push(key, cost).unwrap());
         }
         while let Some(pack) = whole.pop() {
+            prop_assert!(!pack.keys.is_empty());
             prop_assert_eq!(Some(pack), resumed.pop());
         }
         prop_assert_eq!(whole.counters(), resumed.counters());
     }
-}
-
-#[test]
-fn a_cost_that_no_pack_holds_is_rejected_and_changes_nothing() {
-    let mut packer = Packer::new(named(&[10, 4]), Settings::default()).unwrap();
-    packer.push("a", &[3, 1]).unwrap();
-    let rejected = [
-        (
-            vec![11, 1],
-            PackError::Oversize {
-                name: "b0".into(),
-                size: 11,
-                limit: 10,
-            },
-        ),
-        (vec![0, 0], PackError::CostZero("b0, b1".into())),
-        (vec![1], PackError::CostCount { got: 1, want: 2 }),
-    ];
-    for (cost, error) in rejected {
-        assert_eq!(packer.push("b", &cost), Err(error));
-        assert_eq!((packer.len(), packer.counters().pushed), (1, 1));
-    }
-}
-
-#[test]
-fn budgets_and_settings_out_of_range_are_rejected() {
-    let error = |budgets: Vec<(String, u64)>| Budgets::new(budgets).unwrap_err();
-    assert_eq!(error(vec![]), PackError::NoBudgets);
-    assert_eq!(error(named(&[1; 65])), PackError::ManyBudgets(65));
-    assert_eq!(
-        error(vec![("a".into(), 1), ("a".into(), 2)]),
-        PackError::BudgetTwice("a".into())
-    );
-    for size in [0, MAX_BUDGET + 1] {
-        assert_eq!(
-            error(named(&[size])),
-            PackError::BudgetRange {
-                name: "b0".into(),
-                size
-            }
-        );
-    }
-    let bad = Settings {
-        pool_size: 0,
-        ..Settings::default()
-    };
-    let error = Packer::<()>::new(named(&[1]), bad).unwrap_err();
-    assert_eq!(
-        error,
-        PackError::Setting {
-            name: "pool_size",
-            value: 0,
-            min: 1,
-            max: 32_768
-        }
-    );
 }
 
 #[test]

@@ -33,7 +33,7 @@ def test_targets_follow_the_tree():
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 0, 1]]
     # Both branches go on from token 2; the second one's first token carries no loss.
     assert batch["logits_to_keep"].tolist() == [2, 3, 4, 5, 7]
-    assert batch["shift_labels"].tolist() == batch["labels"].tolist() == [[5, 6, 9, 8, 4]]
+    assert batch["targets"].tolist() == [[5, 6, 9, 8, 4]]
     assert batch["loss_weights"].tolist() == [[0.5, 0.5, 0.5, 2.0, 1.0]]
     assert batch["use_cache"] is False
     assert batch["treepack"].keys == ["a", "b"]
@@ -50,7 +50,7 @@ def test_stats_say_how_full_the_row_is():
 def test_padding_fills_the_row_and_carries_nothing():
     batch, padded = make_batch(), make_batch(total=16)
     assert padded["input_ids"].shape == padded["position_ids"].shape == (1, 16)
-    for name in ("logits_to_keep", "labels", "loss_weights"):
+    for name in ("logits_to_keep", "targets", "loss_weights"):
         assert torch.equal(batch[name], padded[name])
     assert padded["treepack"].mask.used == 9
     assert not padded["treepack"].mask.to_dense()[9:].any()

@@ -69,7 +69,7 @@ def test_tokens_positions_and_targets_are_those_of_the_trees_in_order(axes):
         batch = tp.collate(trees, total=sum(tree.n_tokens for tree in trees) + 2)
         alone = [tp.collate([tree]) for tree in trees]
         starts = np.cumsum([0, *(tree.n_tokens for tree in trees)])
-        for name in ("labels", "shift_labels", "loss_weights"):
+        for name in ("targets", "loss_weights"):
             assert torch.equal(batch[name], torch.cat([one[name] for one in alone], 1))
         places = [one["logits_to_keep"] + s for one, s in zip(alone, starts[:-1], strict=True)]
         assert torch.equal(batch["logits_to_keep"], torch.cat(places))

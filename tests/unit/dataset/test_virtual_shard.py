@@ -123,10 +123,10 @@ def test_an_endless_stream_gives_up_when_all_fails_and_not_before():
     streak.end()
     streak.add("one")
     streak.add("two", 2)
-    with pytest.raises(BarrenSourceError, match=r"4 examples one after the other.*last: three"):
+    with pytest.raises(BarrenSourceError, match=r"4 examples in succession.*last: three"):
         streak.add("three")
     made = stream(Failing(9, broken=range(9)), on_error="skip", epochs=None)
-    with pytest.raises(errors.DatasetError, match="1001 examples one after the other"):
+    with pytest.raises(errors.DatasetError, match="1001 examples in succession"):
         next(iter(made))
     big = [tp.MessageTree([1] * 99, costs={"crops": 0})] * 4
     with pytest.raises(errors.DatasetError, match="over a budget, and dropped"):

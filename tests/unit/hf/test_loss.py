@@ -25,7 +25,7 @@ def by_hand(divisor=None, logits=LOGITS):
 
 
 def loss(**options):
-    options = {"loss_weights": WEIGHTS, "shift_labels": TARGETS, **options}
+    options = {"loss_weights": WEIGHTS, "targets": TARGETS, **options}
     return tp.hf.weighted_loss(LOGITS, **options)
 
 
@@ -51,7 +51,7 @@ def test_a_divisor_over_all_ranks_may_be_given():
 )
 def test_it_is_exact_and_half_precision_is_summed_in_single(dtype, result, error):
     logits = LOGITS.to(dtype)
-    found = tp.hf.weighted_loss(logits, loss_weights=WEIGHTS, shift_labels=TARGETS)
+    found = tp.hf.weighted_loss(logits, loss_weights=WEIGHTS, targets=TARGETS)
     assert found.dtype == result
     # The logits as they were rounded, in float64: only what the loss itself rounds is left.
     torch.testing.assert_close(found.double(), by_hand(logits=logits.double()), rtol=error, atol=0)
@@ -59,13 +59,13 @@ def test_it_is_exact_and_half_precision_is_summed_in_single(dtype, result, error
 
 def test_a_row_without_weights_has_loss_zero_and_zero_gradients():
     logits = LOGITS.clone().requires_grad_()
-    value = tp.hf.weighted_loss(logits, loss_weights=WEIGHTS * 0, shift_labels=TARGETS)
+    value = tp.hf.weighted_loss(logits, loss_weights=WEIGHTS * 0, targets=TARGETS)
     value.backward()
     assert value.item() == 0
     assert not logits.grad.any()
 
 
-@pytest.mark.parametrize("lost", ["loss_weights", "shift_labels"])
+@pytest.mark.parametrize("lost", ["loss_weights", "targets"])
 def test_a_batch_that_lost_a_part_is_an_error(lost):
     with pytest.raises(BatchError, match=f"without '{lost}'.*remove_unused_columns"):
         loss(**{lost: None})
@@ -78,7 +78,7 @@ def test_plain_labels_are_an_error_that_says_the_way_back():
 
 def test_a_batch_that_lost_its_positions_is_an_error():
     with pytest.raises(BatchError, match=r"4 logits for 2 targets.*logits_to_keep"):
-        loss(shift_labels=TARGETS[:, :2])
+        loss(targets=TARGETS[:, :2])
 
 
 def test_molmo2_weights_follow_the_formula():

@@ -16,14 +16,14 @@ WEIGHTS = torch.ones(1, 2)
 
 
 @pytest.mark.parametrize("labels", [None, TARGETS])
-@pytest.mark.parametrize("lost", ["loss_weights", "shift_labels"])
+@pytest.mark.parametrize("lost", ["loss_weights", "targets"])
 def test_plain_labels_are_named_only_where_they_came_instead_of_targets(labels, lost):
-    given = {"loss_weights": WEIGHTS, "shift_labels": TARGETS}
+    given = {"loss_weights": WEIGHTS, "targets": TARGETS}
     given = {name: value for name, value in given.items() if name != lost}
     given |= {} if labels is None else {"labels": labels}
     with pytest.raises(BatchError, match=f"without '{lost}'") as error:
         tp.hf.weighted_loss(LOGITS, **given)
-    came_instead = labels is not None and lost == "shift_labels"
+    came_instead = labels is not None and lost == "targets"
     assert ("with plain labels" in str(error.value)) == came_instead
 
 

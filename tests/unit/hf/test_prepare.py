@@ -95,7 +95,7 @@ def test_a_model_says_its_windows(name, windows):
     tree = tp.MessageTree([1] * 5)
     row = tp.collate([tree], sliding_windows=[2, *windows])["treepack"]
     assert row.plan_for(2).window == 2
-    assert row.to("meta").plan_for(2).plan.is_meta
+    assert row.to("meta").plan_for(2).entries.is_meta
     dataset = tp.PackedDataset([tree], budgets={"tokens": 8}, sliding_windows=(3,))
     assert [batch["treepack"].plan_for(3).window for batch in dataset] == [3]
 

@@ -27,7 +27,7 @@ def parse_record(raw: Any, name: str, folder: Path) -> Record:
     """Read one record in either of its forms.
 
     Args:
-        raw: the record, or its JSON text.
+        raw: the record, or its JSON text as bytes.
         name: what errors call it, such as ``train.jsonl:17``.
         folder: where relative paths start.
 
@@ -89,7 +89,8 @@ class _Supply:
         if value is None:
             raise DataError(
                 f"{self.name}: more <{kind}> than the record has {kind}s "
-                f"({len(self.given[kind])}); remove the placeholder or name the {kind} in {kind!r}"
+                f"({len(self.given[kind])}); remove the placeholder, or add the {kind} to the "
+                f"field {kind!r}"
             )
         if isinstance(value, (str, os.PathLike)):
             path = os.fspath(value).removeprefix("file://")
@@ -169,8 +170,8 @@ def _check_turns(turns: Sequence[_Spoken], name: str) -> None:
     for place, turn in enumerate(turns):
         if turn.speaker != ("user", "assistant")[place % 2]:
             raise DataError(
-                f"{name}: turn {place + 1} is by the {turn.speaker}; user and assistant must take "
-                "turns, and the user begins"
+                f"{name}: turn {place + 1} is by the {turn.speaker}; user and assistant must "
+                "alternate, and the user begins"
             )
         if place and any(isinstance(part, Medium) for part in turn.parts):
             raise DataError(
@@ -185,7 +186,7 @@ def _check_turns(turns: Sequence[_Spoken], name: str) -> None:
 
 
 def _segments(parts: Sequence[str | Medium]) -> list[str]:
-    """The texts before, between and after the media; around media, blanks carry no meaning."""
+    """The texts before, between and after the media; blanks around media are left out."""
     texts = [""]
     for part in parts:
         if isinstance(part, Medium):
@@ -200,7 +201,11 @@ def _text(parts: Sequence[str | Medium]) -> str:
 
 
 def parse_json(text: bytes, name: str) -> Any:
-    """The value of a JSON text; what is none is a `DataError` that names it."""
+    """The value of a JSON text.
+
+    Raises:
+        DataError: it is not JSON; the message begins with ``name``.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -78,10 +78,7 @@ impl<const W: usize> Completion<W> {
             });
         }
         let n = self.candidates.len();
-        self.candidates.push(Candidate {
-            other: n,
-            ..Candidate::END
-        });
+        self.candidates.push(Candidate::END);
         for i in (0..n).rev() {
             let next = self.candidates[i + 1];
             let this = &mut self.candidates[i];
@@ -89,7 +86,8 @@ impl<const W: usize> Completion<W> {
             add(&mut this.sum, &next.sum);
             this.least = std::array::from_fn(|d| next.least[d].min(this.size[d]));
             this.premium = this.premium.max(next.premium);
-            let is_equal = i + 1 < n && this.size == next.size;
+            // Every item costs something, so that none is equal to the end.
+            let is_equal = this.size == next.size;
             this.other = if is_equal { next.other } else { i + 1 };
         }
     }

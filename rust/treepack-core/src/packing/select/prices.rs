@@ -147,3 +147,155 @@ pub(super) fn premiums(view: &View<'_>, search: super::Search, premiums: &mut Ve
         premiums.push(256 + ((share * u64::from(search.gamma)) >> 10) + old);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::cast_precision_loss, reason = "compared within their rounding")]
+mod tests {
+    use super::*;
+    use crate::packing::{Search, MAX_BUDGETS};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Budgets of two kinds, and sizes of a pool within them.
+    fn pools() -> impl Strategy<Value = ([u64; 3], Vec<Sizes<3>>)> {
+        let budget = prop_oneof![1u64..100, 10_000u64..20_000, Just(MAX_BUDGET)];
+        (budget.clone(), budget.clone(), budget).prop_flat_map(|(a, b, c)| {
+            let sizes = (0..=a, 0..=b, 0..=c).prop_map(|(a, b, c)| [a, b, c]);
+            (Just([a, b, c]), vec(sizes, 1..30))
+        })
+    }
+
+    fn prices(budgets: [u64; 3], sizes: &[Sizes<3>]) -> Prices<3> {
+        let mut prices = Prices::new(&budgets);
+        prices.update(sizes, 3);
+        prices
+    }
+
+    proptest! {
+        #[test]
+        fn the_scarce_budget_is_the_one_in_demand((budgets, sizes) in pools()) {
+            let prices = prices(budgets, &sizes);
+            let demand = |d: usize| sizes.iter().map(|size| size[d]).sum::<u64>() * 65_536 / budgets[d];
+            let most = (0..3).map(demand).max().unwrap();
+            // A 16th power of 16 bits tells demands apart that differ by more than one in 2^16.
+            prop_assert!(demand(prices.scarce) >= most - most / 65_536 - 1);
+            // It costs 1 as a whole, up to the rounding of the price of one of its units.
+            let whole = prices.unit[prices.scarce] * budgets[prices.scarce];
+            prop_assert!(whole <= 1 << 36);
+            if most > 0 {
+                prop_assert!(whole >= (1 << 36) - (17 << 20) - budgets[prices.scarce]);
+            }
+        }
+
+        #[test]
+        fn prices_are_the_16th_power_of_the_relative_demand((budgets, sizes) in pools()) {
+            let prices = prices(budgets, &sizes);
+            let demand: Vec<f64> = (0..3)
+                .map(|d| sizes.iter().map(|size| size[d] as f64).sum::<f64>() / budgets[d] as f64)
+                .collect();
+            let most = demand.iter().copied().fold(0.0, f64::max);
+            prop_assume!(most > 1.0);
+            for d in 0..3 {
+                let whole = (prices.unit[d] * budgets[d]) as f64 / f64::from(2).powi(36);
+                // Rounded down by one, five times: the power makes up to 16 of the first.
+                let rounding = 64.0 / 65_536.0 + budgets[d] as f64 / f64::from(2).powi(36);
+                prop_assert!((whole - (demand[d] / most).powi(16)).abs() <= rounding);
+                let waste = prices.waste[d] as f64 / 65_536.0;
+                prop_assert!((waste - whole * whole).abs() <= 4.0 / 65_536.0);
+            }
+        }
+
+        #[test]
+        fn the_fractional_bound_is_one((budgets, sizes) in pools(), chosen in vec(any::<bool>(), 30)) {
+            let prices = prices(budgets, &sizes);
+            let (mut sum, mut own, mut rest) = ([0; 3], [0; 3], budgets);
+            for (size, chosen) in sizes.iter().zip(chosen) {
+                add(&mut sum, size);
+                if chosen && crate::packing::select::sizes::fits(size, &rest) {
+                    crate::packing::select::sizes::subtract(&mut rest, size);
+                    add(&mut own, size);
+                }
+            }
+            prop_assert!(prices.value(&own) <= prices.fractional_bound(&sum, &budgets));
+            // It is reached where everything fits, and by what fills a budget.
+            prop_assert_eq!(prices.fractional_bound(&own, &budgets), prices.value(&own));
+            prop_assert_eq!(prices.fractional_bound(&[u64::MAX; 3], &budgets), prices.value(&budgets));
+        }
+
+        #[test]
+        fn a_full_row_loses_nothing_and_an_emptier_one_more((budgets, sizes) in pools()) {
+            let prices = prices(budgets, &sizes);
+            prop_assert_eq!(prices.loss(&[0; 3]), 0);
+            prop_assert!(prices.all_are_full(&[0; 3]) && prices.scarce_is_full(&[0; 3]));
+            // An empty row loses 1 for the scarce budget, Q18, and no more for the others.
+            let empty = prices.loss(&budgets);
+            let of_scarce = prices.waste[prices.scarce] << 2;
+            prop_assert!((of_scarce..=3 * of_scarce).contains(&empty));
+            let half = budgets.map(|budget| budget / 2);
+            prop_assert!(prices.loss(&half) <= empty);
+        }
+
+        #[test]
+        fn a_budget_is_full_within_one_in_4096((budgets, sizes) in pools()) {
+            let prices = prices(budgets, &sizes);
+            for d in 0..3 {
+                let mut rest = [0; 3];
+                rest[d] = budgets[d] / 4096;
+                prop_assert!(prices.all_are_full(&rest) && prices.scarce_is_full(&rest));
+                rest[d] += 1;
+                prop_assert!(!prices.all_are_full(&rest));
+                prop_assert_eq!(prices.scarce_is_full(&rest), d != prices.scarce);
+            }
+        }
+    }
+
+    #[test]
+    fn of_budgets_in_equal_demand_the_first_is_scarce() {
+        let prices = prices([9, 10, 10], &[[1, 3, 5], [1, 5, 3]]);
+        assert_eq!(prices.scarce, 1);
+        assert!(prices.scarce_is_full(&[9, 0, 10]) && !prices.scarce_is_full(&[0, 1, 0]));
+    }
+
+    #[test]
+    fn the_largest_pool_stays_inside_64_bits() {
+        let budgets = [MAX_BUDGET; MAX_BUDGETS];
+        let mut prices = Prices::<MAX_BUDGETS>::new(&budgets);
+        prices.update(&vec![budgets; MAX_POOL], MAX_BUDGETS);
+        assert_eq!(prices.value(&budgets), 64 << 36);
+        assert_eq!(prices.fractional_bound(&budgets, &budgets), 64 << 36);
+        assert_eq!(prices.loss(&budgets), 64 << 18);
+    }
+
+    #[test]
+    fn premiums_grow_with_size_and_age_up_to_their_limits() {
+        let premium = |share: u64, waited: u64, gamma: u32, age: u32| {
+            let view = View {
+                budgets: &[1],
+                costs: &[0],
+                arrivals: &[100_000 - waited],
+                shares: &[share],
+                now: 100_000,
+                pool_size: 48,
+            };
+            let search = Search {
+                gamma,
+                age,
+                ..Search::default()
+            };
+            let mut found = vec![7];
+            premiums(&view, search, &mut found);
+            assert_eq!(found.len(), 1);
+            found[0]
+        };
+        assert_eq!(premium(0, 0, 16, 16), 256);
+        // A whole budget is worth gamma / 256 more, half of one half of that.
+        assert_eq!(premium(1_024, 0, 16, 16), 256 + 16);
+        assert_eq!(premium(512, 0, 16, 16), 256 + 8);
+        assert_eq!(premium(1_024, 0, 4_096, 0), 256 + 4_096);
+        // A wait of pool_size packs is worth 3 age / 1024 more, however long at most a quarter.
+        assert_eq!(premium(0, 48, 16, 16), 256 + 12);
+        assert_eq!(premium(0, 24, 16, 16), 256 + 6);
+        assert_eq!(premium(0, 47, 0, 4_096), 256 + 64);
+        assert_eq!(premium(1_024, 48, 16, 16), 256 + 16 + 12);
+    }
+}

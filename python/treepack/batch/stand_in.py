@@ -1,0 +1,122 @@
+"""What stands in a packed batch where code that knows nothing of packing would look.
+
+A model that was never prepared, or was switched back or loaded anew since, would attend over a
+packed row with a plain causal mask, and nobody would notice: the loss falls all the same. But
+every builder of a stock mask reads ``attention_mask``, and every stock loss reads ``labels``. So
+these two hold a `StandIn`, and reading it is an error. A prepared model reads neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from treepack.errors import BatchError, NotPreparedError
+
+
+class StandIn:
+    """Rejects whatever is done with it; ``None`` would be taken for "nothing to see here".
+
+    Args:
+        name: the argument of the model in whose place it stands.
+
+    Example:
+        >>> StandIn("labels") + 1
+        Traceback (most recent call last):
+            ...
+        treepack.errors.NotPreparedError: a packed batch reached code that reads 'labels' ...
+    """
+
+    __slots__ = ("_name",)
+
+    ndim = 0
+    """Mask builders of recurrent layers ask for it, of prepared models too, and do no more."""
+
+    def __init__(self, name: str) -> None:
+        object.__setattr__(self, "_name", name)
+
+    def __getattr__(self, _: str) -> NoReturn:
+        _fail(self._name)
+
+    @classmethod
+    def __torch_function__(
+        cls, _: Any, __: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> NoReturn:
+        given = [*args, *(kwargs or {}).values()]
+        _fail(next((value._name for value in given if isinstance(value, cls)), "labels"))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StandIn) and other._name == self._name
+
+    def __ne__(self, other: object) -> bool:
+        if isinstance(other, StandIn):
+            return not self == other
+        raise BatchError(_message(self._name))
+
+    def __getitem__(self, _: object) -> NoReturn:
+        # Trainers count labels, and take an AttributeError for "cannot be counted".
+        raise (BatchError if self._name == "labels" else NotPreparedError)(_message(self._name))
+
+    def ne(self, _: object) -> NoReturn:
+        """Rejected as `__getitem__` is, for the same reason.
+
+        Raises:
+            BatchError: always.
+        """
+        raise BatchError(_message(self._name))
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+    def __reduce__(self) -> tuple[type[StandIn], tuple[str]]:
+        return StandIn, (self._name,)
+
+    def __copy__(self) -> StandIn:
+        return self
+
+    def __deepcopy__(self, _: Any) -> StandIn:
+        return self
+
+    def __repr__(self) -> str:
+        return f"StandIn({self._name!r})"
+
+
+def _reject(self: StandIn, *_: Any) -> NoReturn:
+    _fail(self._name)
+
+
+def _fail(name: str) -> NoReturn:
+    raise NotPreparedError(_message(name))
+
+
+def _message(name: str) -> str:
+    return (
+        f"a packed batch reached code that reads {name!r} as ever, so it would not see the mask or "
+        "the loss weights of the row; call tp.hf.prepare(model), again if its attention was "
+        "switched or it was saved and loaded; pass plain inputs inside of tp.hf.restore(model); "
+        "train with tp.hf.PackedTrainer, not with a Trainer that counts labels"
+    )
+
+
+_ARITHMETIC = (
+    "add",
+    "sub",
+    "mul",
+    "matmul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "and",
+    "or",
+    "xor",
+)
+
+# Python looks these up on the class, past __getattr__.
+for _operator in (
+    *("setitem", "len", "iter", "contains", "bool", "int", "float", "index", "array"),
+    *("lt", "le", "gt", "ge", "neg", "invert", "abs"),
+    *_ARITHMETIC,
+    *(f"r{name}" for name in _ARITHMETIC),
+):
+    setattr(StandIn, f"__{_operator}__", _reject)

@@ -1,0 +1,59 @@
+"""Media as the language model sees them, and the root that they and the texts between them make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+
+class VisualTokens(NamedTuple):
+    """An image or a video as the language model sees it.
+
+    Attributes:
+        tokens: int64 ``[n]``, placeholders of its features and the text among them.
+        runs: int64 ``[R, 2]``, entries ``(start, end)``: which stretches of the tokens are image
+            tokens. One for an image; one for each frame that a video shows the language model.
+        cost: what it takes of the budget ``vision_cost``, in units of that.
+        frames: int64 ``[T]``, which frames of a video are seen; `Family` fills it in.
+    """
+
+    tokens: Int64
+    runs: Int64
+    cost: int
+    frames: Int64 | None = None
+
+
+class Root(NamedTuple):
+    """What all conversations of an example have in common.
+
+    Attributes:
+        tokens: int64 ``[n]``.
+        runs: int64 ``[R, 3]``, entries ``(start, end, image)``; a frame of a video is an image.
+    """
+
+    tokens: Int64
+    runs: Int64
+
+
+def lay_root(tokens: Int64, texts: Iterable[list[int]], visuals: Sequence[VisualTokens]) -> Root:
+    """Lay texts and media behind the tokens that begin an example.
+
+    Args:
+        tokens: int64 ``[n]``, what stands first.
+        texts: token ids before each of the media.
+        visuals: the media.
+    """
+    pieces = [tokens]
+    runs = [np.empty((0, 2), np.int64)]
+    used = len(tokens)
+    for text, visual in zip(texts, visuals, strict=True):
+        pieces += [np.array(text, np.int64), visual.tokens]
+        runs.append(visual.runs + used + len(text))
+        used += len(text) + len(visual.tokens)
+    places = np.concatenate(runs)
+    return Root(np.concatenate(pieces), np.column_stack([places, np.arange(len(places))]))

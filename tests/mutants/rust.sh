@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# A seeded sample of the mutants of the core: which faults in it no Rust test would notice.
+#
+#     tests/mutants/rust.sh                  # packing, then masks and attention; about an hour each
+#     tests/mutants/rust.sh packing 50       # one group, fewer mutants
+#
+# Needs `cargo install cargo-mutants --locked`. Results lie in target/mutants/GROUP; a run that was
+# stopped goes on where it was, and mutants that were caught are not tried again.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+sample() { # file pattern, number: names of mutants, the same ones wherever their lines move to
+    cargo mutants --list --json --package treepack-core --file "$1" | python3 -c '
+import collections, hashlib, json, re, sys
+
+seen = collections.Counter()
+keyed = []
+for mutant in json.load(sys.stdin):
+    # The name without line and column, and which of several it is.
+    place = mutant["file"], re.sub(r":\d+:\d+:", ":", mutant["name"])
+    seen[place] += 1
+    key = hashlib.sha256(repr(("treepack", place, seen[place])).encode()).digest()
+    keyed.append((key, mutant["name"]))
+for _, name in sorted(keyed)[: int(sys.argv[1])]:
+    print("^" + re.escape(name) + "$")
+' "$2"
+}
+
+run() { # group, number, file pattern, test targets
+    local group=$1 number=$2 files=$3 patterns=()
+    shift 3
+    while read -r pattern; do patterns+=(--re "$pattern"); done < <(sample "$files" "$number")
+    local out=target/mutants/$group
+    mkdir -p "$out"
+    # What is built for one mutant is kept for the next, and for the next run.
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/mutants/build}
+    # Shrinking a failure costs more than finding it. Missed mutants (status 2) are the result.
+    PROPTEST_MAX_SHRINK_ITERS=0 cargo mutants --package treepack-core --file "$files" \
+        "${patterns[@]}" --profile mutants --jobs 1 --iterate --output "$out" --no-times \
+        --minimum-test-timeout 60 "${@/#/--cargo-arg=}" || test $? -le 3
+    report "$group" "$out/mutants.out"
+}
+
+report() { # group, folder
+    local caught missed late unviable
+    caught=$(cat "$2"/caught.txt "$2"/previously_caught.txt 2>/dev/null | sort -u | wc -l)
+    missed=$(wc -l < "$2/missed.txt") late=$(wc -l < "$2/timeout.txt")
+    unviable=$(wc -l < "$2/unviable.txt")
+    echo "$1: $caught caught, $late timed out, $missed missed, $unviable did not compile"
+    cat "$2/missed.txt"
+}
+
+group=${1:-all} number=${2:-120}
+if [[ $group = all || $group = packing ]]; then
+    run packing "$number" 'rust/treepack-core/src/packing/**' \
+        --lib --test={packing,packing_errors,vectors}
+fi
+if [[ $group = all || $group = masks ]]; then
+    run masks "$number" 'rust/treepack-core/src/{mask,attention}/**' \
+        --lib --test={mask,mask_errors,attention,vectors}
+fi
