@@ -192,6 +192,15 @@ def test_the_state_of_the_dataset_is_that_of_what_is_known():
     assert_batches_equal(next(iter(made)), rows[0])
 
 
+def test_another_iteration_here_says_where_it_stands_itself():
+    made = stream(2)
+    rows = list(itertools.islice(made, 3))
+    made.consumed(rows[1])
+    first = next(iter(made))
+    assert_batches_equal(first, rows[0])
+    assert made.state_dict() == rows[0]["treepack"].state
+
+
 def test_any_prefix_of_random_streams_resumes():
     for rng in cases(6, "prefixes"):
         shards = int(rng.integers(1, 5))

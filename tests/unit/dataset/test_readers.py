@@ -218,4 +218,6 @@ def test_a_bookmark_waits_for_the_slowest_shard():
     part = Splitter(SavedStream(300, 1, 2), 1, 2, 2, points(2, [1]))
     for _ in range(2 * every):
         part.take(1)
+    # Item 31 of this part, at position 63, comes before its second bookmark.
+    assert json.loads(part.bookmark(1, 2 * every - 1)) == [0, None]
     assert json.loads(part.bookmark(1, 1 + 2 * every)) == [every, {"next": 1 + 2 * every}]

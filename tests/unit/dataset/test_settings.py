@@ -156,3 +156,19 @@ def test_a_family_may_be_ones_own_and_must_measure_every_budget():
     assert next(iter(made))["treepack"].mask.bidirectional == "image_tokens"
     other = dataset(family=Family(), bidirectional="within_image")
     assert next(iter(other))["treepack"].mask.bidirectional == "within_image"
+
+
+def test_a_processor_selects_the_family_by_itself_or_with_what_is_said(monkeypatch):
+    import treepack.families
+
+    asked = []
+
+    def find(*arguments, **options):
+        asked.append((arguments, options))
+        return Family()
+
+    monkeypatch.setattr(treepack.families, "find", find)
+    processor, chat = object(), object()
+    dataset(processor=processor)
+    dataset(processor=processor, family="mine", chat=chat)
+    assert asked == [((processor, None), {"chat": None}), ((processor, "mine"), {"chat": chat})]
