@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch.distributed as dist
 import treepack as tp
-from helpers.ranks import run_ranks
+from helpers.processes.ranks import run_ranks
 from helpers.simulated.ranks import SimulatedRanks
 from helpers.tiny_training import labelled
 from helpers.tree_sources import BUDGETS, Trees, dataset

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.train_ranks import MODELS, Job, train
+from helpers.processes.train_ranks import MODELS, Job, train
 
 TESTS = Path(__file__).parent.parent
 STEPS, DIE_AT = 12, 7
@@ -22,7 +22,7 @@ rotary positions of Molmo2 compute in float32 whatever the model's precision."""
 
 def torchrun(folder, ranks, workers, die_at=0):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={ranks}", "-m", "helpers.train_ranks"]
+    command += [f"--nproc-per-node={ranks}", "-m", "helpers.processes.train_ranks"]
     command += map(str, (folder, workers, STEPS, die_at))
     return subprocess.run(
         command, cwd=TESTS, capture_output=True, text=True, timeout=200, check=False

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers import tree_ranks
-from helpers.ranks import run_ranks
+from helpers.processes import tree_ranks
+from helpers.processes.ranks import run_ranks
+from helpers.processes.tree_ranks import LAYOUTS, WORLD, model_and_packs
 from helpers.text_rows import distance, gradients
-from helpers.tree_ranks import LAYOUTS, WORLD, model_and_packs
 from torch.distributed.utils import _to_kwargs
 
 # Norms and the rotary embedding compute in float32, and the ranks' gradients are summed in another

@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 import treepack as tp
 from helpers import tiny_models
-from helpers.ranks import run_ranks
+from helpers.processes.ranks import run_ranks
 
 SAVED, STEPS, RATE = 3, 5, 0.1
 

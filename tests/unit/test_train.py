@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import treepack as tp
-from helpers.ranks import run_ranks
+from helpers.processes.ranks import run_ranks
 from helpers.tiny_training import RATE, Labelled, Tiny, labelled, train
 from helpers.tree_sources import BUDGETS
 from torch.utils.data import DataLoader

@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import get_worker_info
 
-from treepack.dataset._orphans import end_with_parent
 from treepack.dataset._settings import Settings
-from treepack.dataset._workers import Board
+from treepack.dataset._workers import Board, end_with_parent
 from treepack.dataset.iterator import PackIterator
 from treepack.dataset.sharding import Ownership, check_scope, next_shard
 from treepack.dataset.state import (

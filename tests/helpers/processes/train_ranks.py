@@ -1,4 +1,4 @@
-"""Trains two models side by side under torchrun: helpers.train_ranks FOLDER WORKERS STEPS DIE_AT.
+"""Trains two models side by side under torchrun: train_ranks FOLDER WORKERS STEPS DIE_AT.
 
 Each step has two packs, whatever the number of ranks. A checkpoint follows each; at step DIE_AT
 rank 0 is killed in the middle.
