@@ -9,7 +9,7 @@ from helpers.attending import by_mask, by_plan, random_row, worst
 from helpers.cases import cases
 from treepack._reference.attention import dense_attention
 from treepack.attention import TreePlan
-from treepack.attention.plan import CROSS, REV, REV_GATHERED, SELF, read_calls
+from treepack.attention.plan import ANTI_CAUSAL, ANTI_CAUSAL_GATHERED, CROSS, SELF, read_calls
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_random_rows_tell_the_mask_from_simpler_ones():
         is_simple = np.array_equal(mask.to_dense()[: mask.used, : mask.used], causal)
         assert (worst([ours], [simple]) > 1e-3) != is_simple
         told, count = told + (not is_simple), count + 1
-    assert kinds == {SELF, CROSS, REV, REV_GATHERED}
+    assert kinds == {SELF, CROSS, ANTI_CAUSAL, ANTI_CAUSAL_GATHERED}
     assert told > count / 2
 
 

@@ -46,6 +46,7 @@ def collate(
     budgets: Mapping[str, int] | None = None,
     state: Any = None,
     sliding_windows: Iterable[int] = (),
+    vision_on_every_row: bool | Collection[str] = False,
 ) -> PackedBatch:
     """Lay message trees one after the other into a row that a model takes.
 
