@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,8 +30,15 @@ class CollateFamily(Protocol):
     def bidirectional(self) -> str:
         """Which image tokens see later ones, as `collate` names it."""
 
-    def collate(self, trees: Sequence[MessageTree], total: int) -> Mapping[str, Array]:
+    def collate(
+        self, trees: Sequence[MessageTree], total: int, fill: bool | Collection[str] = False
+    ) -> Mapping[str, Array]:
         """The inputs of the row that only this family has, such as ``pixel_values``."""
+
+    def fill_tokens(
+        self, trees: Sequence[MessageTree], fill: bool | Collection[str]
+    ) -> npt.NDArray[np.int64]:
+        """What stands in ``input_ids`` on the first padding of a row that lacks media."""
 
     def position_ids(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Position ids in the shape that the model takes, from int64 ``[A, total]``."""
@@ -64,6 +71,9 @@ def collate(
         sliding_windows: of the model's attention layers, in tokens, from
             ``treepack.hf.sliding_windows(model)``; each costs one more plan of the row. Windows
             that are left out are planned at their first use, which a compiled model cannot do.
+        vision_on_every_row: kinds of media, or ``True`` for all of the family, for which the model
+            runs its vision tower on this row even if it has none: the smallest medium is added, on
+            padding, so that loss and gradients stay as they are.
 
     Returns:
         A `PackedBatch` on the CPU. It depends on the arguments alone.
@@ -86,16 +96,19 @@ def collate(
         >>> batch["position_ids"].tolist()
         [[0, 1, 2, 3, 4, 3, 4]]
     """
+    fill = vision_on_every_row
     row = RowLayout(trees, total)
+    filler = _fill_tokens(row.trees, family, fill)
+    if total is None:
+        row.total += len(filler)
     mode = bidirectional or (family.bidirectional if family else "none")
     mask = row.mask(mode)
     positions = mask.positions(row.root_positions())
     targets = row.targets(mask)
-    extras = family.collate(row.trees, mask.total) if family else concatenate_media(row.trees)
     arrays = {
-        "input_ids": row.input_ids(mask.total)[None],
+        "input_ids": row.input_ids(mask.total, filler)[None],
         "position_ids": _position_ids(positions, family),
-        **extras,
+        **_media(row, family, fill),
         "logits_to_keep": targets.position,
         "targets": targets.token[None],
         "loss_weights": targets.weight[None],
@@ -113,6 +126,29 @@ def collate(
         targets.counts,
     )
     return batch
+
+
+def _fill_tokens(
+    trees: list[MessageTree], family: CollateFamily | None, fill: bool | Collection[str]
+) -> npt.NDArray[np.int64]:
+    if not fill:
+        return np.empty(0, np.int64)
+    if family is None:
+        raise BatchError(
+            "vision_on_every_row needs the family of the model, which knows its smallest image; "
+            "pass processor= or family="
+        )
+    return family.fill_tokens(trees, fill)
+
+
+def _media(
+    row: RowLayout, family: CollateFamily | None, fill: bool | Collection[str]
+) -> Mapping[str, Array]:
+    if family is None:
+        return concatenate_media(row.trees)
+    # Families of users need not know of it as long as nobody asks for it.
+    options = {"fill": fill} if fill else {}
+    return family.collate(row.trees, row.total, **options)
 
 
 def _plan_windows(mask: TreeMask, windows: Iterable[int]) -> dict[int, TreePlan]:

@@ -88,10 +88,12 @@ class RowLayout:
             images += int(np.ptp(runs[:, 2])) + 1
         return np.concatenate(parts) if parts else None
 
-    def input_ids(self, total: int) -> Int64:
-        """Token ids int64 ``[total]``, 0 on padding."""
+    def input_ids(self, total: int, filler: Int64 | None = None) -> Int64:
+        """Token ids int64 ``[total]``; on padding ``filler``, then 0."""
         ids = np.zeros(total, np.int64)
         np.concatenate([node.tokens for node in self.nodes], out=ids[: self.used])
+        if filler is not None:
+            ids[self.used : self.used + len(filler)] = filler
         return ids
 
     def root_positions(self) -> Int64 | None:

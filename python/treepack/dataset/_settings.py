@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Policy:
     """How a shard packs, and what it does with examples that fail.
 
     Attributes:
-        budgets: capacities of a row.
+        budgets: what a row holds of examples, by name.
         packer: settings of the `Packer`.
         skips: whether examples that fail are counted instead of raised.
         requeues: whether an example that costs other than measured is pushed again.
@@ -61,6 +61,7 @@ class Settings:
 
     Attributes:
         source: where examples come from.
+        budgets: capacities of a row, by name.
         policy: how they are packed.
         family: of the model, or ``None`` if the source yields `MessageTree`.
         shard: rank and size of the data-parallel group, if the user gave them; else they are found
@@ -72,6 +73,7 @@ class Settings:
         pad_to_budget: whether every row is as long as the token budget.
         bidirectional: mode of image attention; ``None`` is the family's.
         sliding_windows: of the model's attention layers, in tokens.
+        vision_on_every_row: kinds of media for which every row runs the vision tower, or all.
         transform: applied to every loaded tree, or ``None``.
         why_not_resumable: why the stream has no state to save, or ``None``.
         source_start: state of an iterable at its first example.
@@ -79,6 +81,7 @@ class Settings:
     """
 
     source: Any
+    budgets: Mapping[str, int]
     policy: Policy
     family: Family | None
     shard: tuple[int, int] | None
@@ -89,6 +92,7 @@ class Settings:
     pad_to_budget: bool
     bidirectional: str | None
     sliding_windows: tuple[int, ...]
+    vision_on_every_row: bool | tuple[str, ...]
     transform: Callable[[MessageTree], MessageTree] | None
     why_not_resumable: str | None
     source_start: Any
@@ -105,11 +109,6 @@ class Settings:
                 f"pad_to_budget needs a budget 'tokens'; there are {list(self.budgets)}"
             )
         self.policy.make_packer()
-
-    @property
-    def budgets(self) -> Mapping[str, int]:
-        """Capacities of a row."""
-        return self.policy.budgets
 
     def find_shard(self) -> tuple[int, int]:
         """Rank and size of the data-parallel group, as they are now.
@@ -194,6 +193,41 @@ def _given_family(processor: Any, family: str | Family | None, chat: Any) -> Fam
     return find(processor, family, chat=chat)
 
 
+def check_fill(fill: Any, family: Family | None) -> bool | tuple[str, ...]:
+    """Kinds of media for which every row runs the vision tower.
+
+    Raises:
+        DatasetError: there is no family that could say how.
+        FamilyError: a kind that the family does not have.
+    """
+    if not fill:
+        return False
+    if family is None:
+        raise DatasetError(
+            f"vision_on_every_row={fill!r} needs the family of the model, which knows its smallest "
+            "image; pass processor= or family="
+        )
+    if fill is not True:
+        fill = (fill,) if isinstance(fill, str) else tuple(fill)
+    family.fill_cost(fill)
+    return cast("bool | tuple[str, ...]", fill)
+
+
+def packed_budgets(
+    budgets: Mapping[str, int], family: Family | None, fill: bool | tuple[str, ...]
+) -> dict[str, int]:
+    """What of each budget is left for examples: the smallest media must fit into every row."""
+    reserved = family.fill_cost(fill) if family is not None and fill else {}
+    left = {name: size - reserved.get(name, 0) for name, size in budgets.items()}
+    for name, size in left.items():
+        if size < 1:
+            raise BudgetError(
+                f"budget {name!r} is {budgets[name]}, and vision_on_every_row keeps "
+                f"{reserved[name]} of it free in every row; raise it"
+            )
+    return left
+
+
 def positive(name: str, value: int | None) -> int | None:
     """A positive integer or ``None``."""
     if value is None:
@@ -208,6 +242,13 @@ def check_dict(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise DatasetError(f"{name} must be a dict by name, got {value!r}")
     return dict(value)
+
+
+def packer_settings(
+    pool_size: int, oversize: str, packer: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Everything that a `Packer` is told beside its budgets."""
+    return {"pool_size": pool_size, "oversize": oversize, **check_dict("packer", packer or {})}
 
 
 def check_windows(windows: Any) -> tuple[int, ...]:
@@ -239,8 +280,9 @@ def check_table(costs: Any) -> CostTable:
     return table
 
 
-def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
-    """One of the words that a setting may be."""
+def is_one_of(name: str, value: str, special: str) -> bool:
+    """Whether a policy is its special word; ``"raise"`` is the other that it may be."""
+    known = ("raise", special)
     if value not in known:
         raise DatasetError(f"{name} must be one of {list(known)}, got {value!r}")
-    return value
+    return value == special

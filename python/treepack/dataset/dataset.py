@@ -15,11 +15,14 @@ from treepack.dataset._settings import (
     Policy,
     Settings,
     check_dict,
+    check_fill,
     check_seed,
     check_table,
     check_windows,
     find_family,
-    one_of,
+    is_one_of,
+    packed_budgets,
+    packer_settings,
     positive,
 )
 from treepack.dataset._torch_internals import is_spawning
@@ -91,6 +94,9 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         sliding_windows: of the model's attention layers, in tokens, from
             ``treepack.hf.sliding_windows(model)``. Each costs one more plan of every row, made here
             in the worker; a compiled model needs them.
+        vision_on_every_row: run the vision tower on rows without media too, as FSDP and DDP need:
+            ``True``, or kinds of media. The smallest medium is added on padding; loss and gradients
+            stay as they are, and what it costs of each budget is kept free in every row.
         transform: applied to each loaded tree, for instance `treepack.hf.molmo2_weights`. Costs
             are those of what it returns.
         packer: further settings for `Packer`, such as ``{"early": True}``.
@@ -135,6 +141,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         pad_to_budget: bool = False,
         bidirectional: str | None = None,
         sliding_windows: Sequence[int] = (),
+        vision_on_every_row: bool | Sequence[str] = False,
         transform: Callable[[MessageTree], MessageTree] | None = None,
         packer: Mapping[str, Any] | None = None,
     ) -> None:
@@ -143,21 +150,19 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         if costs is not None:
             source = check_table(costs).attach(source)
         budgets = check_dict("budgets", budgets)
+        found = find_family(processor, family, chat, budgets)
+        fill = check_fill(vision_on_every_row, found)
         why_not_resumable, source_start = find_start(source)
         self.settings = Settings(
             source=source,
+            budgets=budgets,
             policy=Policy(
-                budgets,
-                {
-                    "pool_size": pool_size,
-                    "oversize": oversize,
-                    **check_dict("packer", packer or {}),
-                },
-                skips=one_of("on_error", on_error, ("raise", "skip")) == "skip",
-                requeues=one_of("on_cost_mismatch", on_cost_mismatch, ("raise", "requeue"))
-                == "requeue",
+                packed_budgets(budgets, found, fill),
+                packer_settings(pool_size, oversize, packer),
+                skips=is_one_of("on_error", on_error, "skip"),
+                requeues=is_one_of("on_cost_mismatch", on_cost_mismatch, "requeue"),
             ),
-            family=find_family(processor, family, chat, budgets),
+            family=found,
             shard=None if shard is None else check_shard(shard),
             virtual_shards=positive("virtual_shards", virtual_shards),
             seed=check_seed(seed),
@@ -166,6 +171,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             pad_to_budget=pad_to_budget,
             bidirectional=bidirectional,
             sliding_windows=check_windows(sliding_windows),
+            vision_on_every_row=fill,
             transform=transform,
             why_not_resumable=why_not_resumable,
             source_start=source_start,
@@ -246,8 +252,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
     def next_start(self) -> dict[str, Any]:
         """The state in which the next iteration begins: the one loaded, or the stream's start.
 
-        Returns:
-            A state as from `state_dict`. Unlike it, this is never about an iteration under way.
+        Unlike `state_dict`, it is never about an iteration under way.
 
         Example:
             >>> import treepack as tp

@@ -160,7 +160,9 @@ class PackIterator:
         settings, total = self.settings, None
         if settings.pad_to_budget:
             # A row of one oversize example may be longer.
-            total = max(settings.budgets["tokens"], sum(tree.n_tokens for tree in trees))
+            reserved = settings.budgets["tokens"] - settings.policy.budgets["tokens"]
+            used = sum(tree.n_tokens for tree in trees) + reserved
+            total = max(settings.budgets["tokens"], used)
         batch = collate(
             trees,
             family=settings.family,
@@ -168,6 +170,7 @@ class PackIterator:
             bidirectional=settings.bidirectional,
             budgets=settings.budgets,
             sliding_windows=settings.sliding_windows,
+            vision_on_every_row=settings.vision_on_every_row,
             state=self._make_state(self.iteration) if self._can_resume else None,
         )
         batch["treepack"].stats.update(shard.stats())

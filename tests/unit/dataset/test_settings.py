@@ -14,7 +14,7 @@ from treepack.dataset._settings import (
     check_seed,
     check_table,
     check_windows,
-    one_of,
+    is_one_of,
     positive,
 )
 
@@ -59,9 +59,10 @@ def test_windows_are_lists_of_positive_integers():
 
 
 def test_words_dicts_and_tables_are_what_they_should_be():
-    assert one_of("mood", "good", ("good", "bad")) == "good"
-    with pytest.raises(errors.DatasetError, match=r"mood must be one of \['good', 'bad'\]"):
-        one_of("mood", "goo", ("good", "bad"))
+    assert is_one_of("mood", "good", "good")
+    assert not is_one_of("mood", "raise", "good")
+    with pytest.raises(errors.DatasetError, match=r"mood must be one of \['raise', 'good'\]"):
+        is_one_of("mood", "goo", "good")
     given = {"a": 1}
     assert check_dict("d", given) == given
     assert check_dict("d", given) is not given
