@@ -7,11 +7,12 @@ import itertools
 import json
 
 import pytest
+import treepack as tp
 from helpers.cases import cases
 from helpers.simulated.workers import batches
 from helpers.tree_sources import dataset
 from treepack.dataset.progress import Consumed
-from treepack.dataset.state import last_shard, merge
+from treepack.dataset.state import last_shard, merge, shards_of
 from treepack.errors import StateError
 from treepack.testing import assert_batches_equal
 
@@ -80,6 +81,28 @@ def test_other_workers_go_on_where_all_together_had_come(before, now):
             [row["treepack"].keys for row in found[: max(same, 0)]] for found in (rest, rows[n:])
         ]
         assert keys[0] == keys[1]
+
+
+def test_a_shard_that_has_ended_gives_nothing_more_and_in_the_end_all_have():
+    # Shards 0 and 3 have small examples, so few packs.
+    sizes = [4 if not n % 3 else 40 for n in range(50)]
+    source = [tp.MessageTree([1] * size, key=n) for n, size in enumerate(sizes)]
+    made = tp.PackedDataset(source, budgets={"tokens": 64}, shuffle=False, virtual_shards=6)
+    ended = set()
+    for row in made:
+        state = row["treepack"].state
+        assert last_shard(state) not in ended
+        ended = {number for number, shard in shards_of(state).items() if shard.has_ended}
+    assert ended >= {0, 3}
+    assert all(shard.has_ended for shard in shards_of(made.state_dict()).values())
+
+
+def test_a_state_counts_the_packs_of_each_shard():
+    rows = list(batches(stream(3), 0))
+    for n, row in enumerate(rows, 1):
+        given = {shard: len(found) for shard, found in by_shard(rows[:n]).items()}
+        told = {number: shard.packs for number, shard in shards_of(row["treepack"].state).items()}
+        assert {number: packs for number, packs in told.items() if packs} == given
 
 
 def by_shard(rows):

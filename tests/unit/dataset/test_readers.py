@@ -46,6 +46,20 @@ def test_shards_share_the_stream_without_rest(source):
             assert reader.position >= 20
 
 
+class Files(SavedStream):
+    """Cannot be cut into more parts than there are files."""
+
+    num_shards = 3
+
+
+def test_a_source_is_cut_into_as_many_parts_as_it_has_files_and_no_more():
+    for shards, parts in ((1, 1), (3, 3), (4, 1), (6, 1)):
+        readers = make_readers(settings_of(Files(20)), points(shards), shards)
+        assert len({id(reader.splitter) for reader in readers.values()}) == parts
+        for shard, reader in readers.items():
+            assert positions_of(reader) == list(range(shard, 20, shards))
+
+
 def test_an_indexed_reader_draws_each_epoch_anew():
     settings = settings_of(Trees(7), epochs=3, seed=5)
     reader = make_readers(settings, points(1), 1)[0]

@@ -154,6 +154,10 @@ def test_states_that_do_not_cover_the_stream_are_not_merged():
         merge(ranks[1:])
     with pytest.raises(StateError, match="cover 2 of 3 ranks"):
         merge([ranks[0], ranks[0], ranks[2]])
+    # That of a rank among two says nothing of the fourth among four.
+    four = [state(scope=(4, n, 0)) for n in range(3)]
+    with pytest.raises(StateError, match="cover 3 of 4 ranks"):
+        merge([*four, state(scope=(2, 1, 2))])
     with pytest.raises(StateError, match="seed was 1 and is 0"):
         merge([ranks[0], state(scope=(3, 1, 0), total=3, fingerprint={**FINGERPRINT, "seed": 1})])
     with pytest.raises(StateError, match="no state"):

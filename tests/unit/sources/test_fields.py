@@ -135,18 +135,32 @@ def test_options_of_a_record_go_to_its_media_and_those_of_a_medium_go_first():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"max_pixels": "256"}, "'max_pixels' of a image must be a number"),
-        ({"max_pixels": -1}, "must be a number of 0 or more"),
-        ({"max_pixels": True}, "must be a number of 0 or more"),
-        ({"max_pixels": 0}, "leave nothing"),
+        ({"max_pixels": "256"}, "'max_pixels' of an image must be a number"),
+        ({"max_pixels": -1}, "must be a number above 0"),
+        ({"max_pixels": True}, "must be a number above 0"),
+        ({"max_pixels": 0}, "must be a number above 0"),
         ({"min_pixels": 9, "max_pixels": 4}, "leave nothing"),
-        ({"start": 1}, "only a video has one"),
-        *(({name: 2}, f"a image has '{name}': 2") for name in ("fps", "nframes", "resized_height")),
+        ({"start": 1}, "an image has 'start'; it can have min_pixels"),
+        ({"nframes": 1}, "an image has 'num_frames'"),
+        *(({name: 2}, f"an image has '{name}': 2") for name in ("raw_fps", "crop", "total_pixels")),
     ],
 )
 def test_options_that_cannot_be_are_rejected(options, says):
     with pytest.raises(DataError, match=says):
         read(image={"path": "a.jpg", **options})
+
+
+def test_how_frames_are_sampled_is_said_of_a_medium_and_not_of_a_record():
+    def part(**options):
+        shown = {"type": "video", "video": "v.mp4", **options}
+        return read_record({"messages": [{"role": "user", "content": [shown]}, GPT]}, "r")
+
+    assert part(fps=2).media[0].options == {"fps": 2.0}
+    assert part(nframes=8).media[0].options == {"num_frames": 8}
+    described = {"video": "v.mp4", "question": "Q", "answer": "A", "fps": 29.97, "num_frames": 900}
+    assert read_record(described, "r").media[0].options is None
+    with pytest.raises(DataError, match="a video has 'max_crops'; it can have"):
+        part(max_crops=3)
 
 
 # --- what cannot be trained on

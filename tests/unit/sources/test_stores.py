@@ -229,6 +229,10 @@ def test_folders_are_saved_data_sets_or_named(tmp_path):
     write_saved(tmp_path / "train")
     with pytest.raises(DataError, match=r"holds the data sets \['train'\]; name one"):
         tp.group_conversations(tmp_path)
+    state = {"_data_files": [], "_indices_files": [{"filename": "indices.arrow"}]}
+    (tmp_path / "train" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(DataError, match="as a selection of its entries; load it"):
+        tp.group_conversations(tmp_path / "train")
     (tmp_path / "train" / "state.json").write_text("{}")
     with pytest.raises(DataError, match=r"its state.json is not one"):
         tp.group_conversations(tmp_path / "train")
@@ -259,6 +263,22 @@ def test_a_sequence_whose_items_fail_loses_only_those():
     with pytest.raises(DataError, match="record 1: cannot be read: KeyError: 'no such shard'"):
         tp.group_conversations(Broken(RECORDS))
     assert tp.group_conversations(Broken(RECORDS), on_error="skip").skipped == 1
+
+
+def test_a_data_set_keeps_its_images_encoded_and_its_choice_of_columns():
+    datasets = pytest.importorskip("datasets")
+    image = {"bytes": png(1), "path": None}
+    rows = {"image": [image] * 2, "question": ["A", "B"], "answer": ["!"] * 2, "caption": ["C"] * 2}
+    dataset = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    chosen = dataset.with_format(columns=["image", "question", "answer"]).select([1, 0])
+    source = tp.group_conversations(chosen)
+    assert [b[0].question for b in source[0].branches] == ["B", "A"]
+    assert source[0].media[0].value == png(1)
+    plain = dataset.remove_columns("caption")
+    (decoded,) = tp.group_conversations(plain.with_transform(lambda rows: rows))
+    assert isinstance(decoded.media[0].value, PIL.Image.Image)
+    with pytest.raises(DatasetError, match=r"has the splits \['train'\]; pass one"):
+        tp.group_conversations(datasets.DatasetDict(train=dataset))
 
 
 # --- archives

@@ -34,10 +34,16 @@ class Medium(NamedTuple):
 OPTIONS = {
     "min_pixels": "fewest pixels of an image, or of a frame",
     "max_pixels": "most pixels of an image, or of a frame",
+    "max_crops": "most crops of an image",
     "start": "where a clip starts in its video, in seconds",
     "end": "where a clip ends in its video, in seconds",
+    "fps": "how many frames a second of a video are seen, or how many a list of frames has",
+    "num_frames": "how many frames of a video are seen",
 }
-"""Names of `Medium.options`, the same whatever a format calls them."""
+"""Names of `Medium.options`, the same whatever a format calls them; a family may know fewer."""
+
+IMAGE_OPTIONS = ("min_pixels", "max_pixels", "max_crops")
+VIDEO_OPTIONS = ("min_pixels", "max_pixels", "start", "end", "fps", "num_frames")
 
 
 class Turn(NamedTuple):

@@ -14,16 +14,32 @@ import numpy as np
 
 from treepack.errors import DataError
 from treepack.sources.records import unsupported
-from treepack.sources.records.base import KINDS, Medium, is_given, shown
+from treepack.sources.records.base import (
+    IMAGE_OPTIONS,
+    KINDS,
+    VIDEO_OPTIONS,
+    Medium,
+    is_given,
+    shown,
+)
 
 OPTION_NAMES = {
     "min_pixels": "min_pixels",
     "max_pixels": "max_pixels",
+    "max_crops": "max_crops",
+    "fps": "fps",
+    **dict.fromkeys(("num_frames", "nframes"), "num_frames"),
     **dict.fromkeys(("start", "video_start", "start_time", "clip_start"), "start"),
     **dict.fromkeys(("end", "video_end", "end_time", "clip_end"), "end"),
 }
 """How data calls the options of a medium."""
 
+OF_RECORDS = frozenset(
+    name for name, option in OPTION_NAMES.items() if option not in ("fps", "num_frames")
+)
+"""Options that a record may say of its media; its ``fps`` would rather describe the file."""
+
+ONE = {"image": "an image", "video": "a video"}
 SOURCES = ("path", "url", "image_url", "video_url", "file_name")
 FRAMES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings of files that are images: a list of them is a video in frames."""
@@ -70,7 +86,7 @@ class Supply:
         }
         self.count = sum(map(len, self.given.values()))
         if self.count:
-            if not OPTION_NAMES.keys().isdisjoint(record):
+            if not OF_RECORDS.isdisjoint(record):
                 self._take_options(record)
         else:
             self._reject_unread(record)
@@ -137,7 +153,7 @@ class Supply:
         raise DataError(f"{self.name}: {shown(uri)} is not base64; write 'data:...;base64,...'")
 
     def _described(self, kind: str, value: Mapping[str, Any]) -> Held:
-        unsupported.reject(value, unsupported.MEDIUM, f"a {kind}", self.name)
+        unsupported.reject(value, unsupported.MEDIUM, ONE[kind], self.name)
         content, file = value.get("bytes"), None
         if not is_given(content):
             content = next((value[f] for f in (kind, *SOURCES) if is_given(value.get(f))), None)
@@ -145,11 +161,11 @@ class Supply:
             file = value["path"] or None
         if isinstance(content, Mapping):
             # OpenAI's {"image_url": {"url": ..., "detail": "auto"}}.
-            unsupported.reject(content, unsupported.MEDIUM, f"a {kind}", self.name)
+            unsupported.reject(content, unsupported.MEDIUM, ONE[kind], self.name)
             content = content.get("url")
         if not is_given(content) or isinstance(content, Mapping):
             raise DataError(
-                f"{self.name}: a {kind} must have 'bytes' or 'path', got {shown(dict(value))}"
+                f"{self.name}: {ONE[kind]} must have 'bytes' or 'path', got {shown(dict(value))}"
             )
         held = self.hold(kind, content)
         return Held(held.medium, held.file or file).with_options(self.options(kind, value))
@@ -171,32 +187,38 @@ class Supply:
             if value is None:
                 continue
             is_number = isinstance(value, Real) and not isinstance(value, bool)
-            if not is_number or not 0 <= float(value) < math.inf:
+            least = 0 if option == "start" else math.ulp(0)
+            if not is_number or not least <= float(value) < math.inf:
                 raise DataError(
-                    f"{self.name}: {field!r} of a {kind} must be a number of 0 or more, "
+                    f"{self.name}: {field!r} of {ONE[kind]} must be a number above 0, "
                     f"got {shown(value)}"
                 )
-            number = int(value) if option.endswith("pixels") else float(value)
+            number = float(value) if option in ("start", "end", "fps") else int(value)
             if found.setdefault(option, number) != number:
-                raise DataError(f"{self.name}: {field!r} of a {kind} is said twice; say it once")
+                raise DataError(f"{self.name}: {field!r} of {ONE[kind]} is said twice; say it once")
         self._check_options(kind, found)
         return found
 
     def _check_options(self, kind: str, options: Mapping[str, float]) -> None:
-        if kind == "image" and ("start" in options or "end" in options):
-            raise DataError(f"{self.name}: an image has a start or an end; only a video has one")
-        for low, high in (("start", "end"), ("min_pixels", "max_pixels")):
-            if options.get(low, 0) > options.get(high, math.inf) or options.get(high) == 0:
+        known = IMAGE_OPTIONS if kind == "image" else VIDEO_OPTIONS
+        for option in options:
+            if option not in known:
                 raise DataError(
-                    f"{self.name}: {low} {options.get(low, 0)} and {high} {options[high]} of a "
-                    f"{kind} leave nothing; correct them"
+                    f"{self.name}: {ONE[kind]} has {option!r}; it can have {', '.join(known)}"
+                )
+        for low, high in (("start", "end"), ("min_pixels", "max_pixels")):
+            if options.get(low, 0) > options.get(high, math.inf):
+                raise DataError(
+                    f"{self.name}: {low} {options[low]} and {high} {options[high]} of "
+                    f"{ONE[kind]} leave nothing; correct them"
                 )
 
     def _take_options(self, record: Mapping[str, Any]) -> None:
         """What the record says of its media: sizes of each, times of its one video."""
         for kind, held in self.given.items():
-            names = [n for n, o in OPTION_NAMES.items() if kind == "video" or "pixels" in o]
-            options = self.options(kind, {n: record.get(n) for n in names}) if held else {}
+            known = IMAGE_OPTIONS if kind == "image" else VIDEO_OPTIONS
+            names = [n for n in OF_RECORDS if OPTION_NAMES[n] in known and n in record]
+            options = self.options(kind, {n: record[n] for n in names}) if held else {}
             if len(held) > 1 and not options.keys().isdisjoint(("start", "end")):
                 raise DataError(
                     f"{self.name}: one start or end for {len(held)} videos; say it of each: "
@@ -254,7 +276,7 @@ class Shown:
             self.taken.append(self.supply.hold(kind, part))
             self.has_own = True
             return self.taken[-1].medium
-        unsupported.reject(part, unsupported.MEDIUM, f"a {kind}", self.supply.name)
+        unsupported.reject(part, unsupported.MEDIUM, ONE[kind], self.supply.name)
         self.take(kind)
         options = self.supply.options(self.taken[-1].medium.kind, part)
         self.taken[-1] = self.taken[-1].with_options(options)

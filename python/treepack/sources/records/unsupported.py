@@ -11,9 +11,7 @@ from treepack.sources.records.base import is_given, shown
 _AUDIO = "sound is not trained on; remove it with its <audio>, or leave the record out"
 _TOOLS = "calls of tools are not written for any model; write them as text, or leave the record out"
 _THINKING = "thoughts are not written for any model; put them into the answer as the model does"
-_SAMPLING = (
-    "set it in the processor; a record can say 'min_pixels', 'max_pixels', 'start' and 'end'"
-)
+_SAMPLING = "set it in the processor; of sizes a record can say 'min_pixels' and 'max_pixels'"
 _PREFERENCE = "write 'prompt', 'chosen' and 'rejected'"
 _UNPAIRED = "answers marked good or bad are not read; leave the bad ones out, or pair them: "
 
@@ -73,7 +71,7 @@ PARTS = {
 """Types of the parts of a turn."""
 
 MEDIUM = {
-    **dict.fromkeys(("fps", "sample_fps", "raw_fps", "nframes", "num_frames"), _SAMPLING),
+    **dict.fromkeys(("sample_fps", "raw_fps"), "write 'fps'"),
     **dict.fromkeys(("min_frames", "max_frames", "total_pixels"), _SAMPLING),
     **dict.fromkeys(("resized_height", "resized_width"), _SAMPLING),
     "detail": _SAMPLING,

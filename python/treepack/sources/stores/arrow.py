@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from treepack.errors import DataError, DatasetError
 from treepack.sources.stores.cache import cached_file
@@ -34,16 +33,11 @@ class ArrowStore:
     Args:
         files: Arrow files or streams, one after the other.
         path: what errors call them.
-        indices: int ``[n]``, which entries of the files are records, and in which order; by
-            default all.
     """
 
-    def __init__(
-        self, files: Sequence[Path], path: str, indices: npt.NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, files: Sequence[Path], path: str) -> None:
         self.files = [str(file) for file in files]
         self.path = path
-        self.indices = indices
         self._batches: list[Any] | None = None
         self.ends = np.cumsum([batch.num_rows for batch in self.batches], dtype=np.int64)
 
@@ -58,23 +52,17 @@ class ArrowStore:
         return {**self.__dict__, "_batches": None}
 
     def __len__(self) -> int:
-        if self.indices is not None:
-            return len(self.indices)
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def __iter__(self) -> Iterator[Any]:
-        if self.indices is not None:
-            yield from (self[index] for index in range(len(self)))
-            return
         for batch in self.batches:
             for start in range(0, batch.num_rows, BATCH):
                 yield from batch.slice(start, BATCH).to_pylist()
 
     def __getitem__(self, index: int) -> Any:
-        entry = index if self.indices is None else int(self.indices[index])
-        which = int(np.searchsorted(self.ends, entry, "right"))
+        which = int(np.searchsorted(self.ends, index, "right"))
         start = int(self.ends[which - 1]) if which else 0
-        return self.batches[which].slice(entry - start, 1).to_pylist()[0]
+        return self.batches[which].slice(index - start, 1).to_pylist()[0]
 
     def name(self, index: int) -> str:
         """``train.parquet, record 17``, from 0 on."""
@@ -126,13 +114,15 @@ def open_saved(path: Path) -> ArrowStore:
     try:
         state = json.loads((path / "state.json").read_bytes())
         files = [path / entry["filename"] for entry in state["_data_files"]]
-        listed = [path / entry["filename"] for entry in state.get("_indices_files") or []]
+        has_indices = any(state.get(f"_indices{name}_files") for name in ("", "_data"))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: its state.json is not one of a saved data set") from error
-    indices = [batch.column(0).to_numpy() for file in listed for batch in _map(str(file))]
-    return ArrowStore(
-        files, str(path), np.concatenate(indices).astype(np.int64) if indices else None
-    )
+    if has_indices:
+        raise DataError(
+            f"{path}: was saved by an old version as a selection of its entries; load it with "
+            "datasets.load_from_disk and pass the data set"
+        )
+    return ArrowStore(files, str(path))
 
 
 def _map(file: str) -> list[Any]:
