@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find rust Cargo.toml Cargo.lock pyproject.toml -name '*.rs' -o -name '*.toml' -o -name 'Cargo.lock')
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-rust test-python mutants bench lint format all clean
+.PHONY: help setup demo test test-rust test-python mutants mutants-rust bench lint format all clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,7 +42,9 @@ test-python: setup
 
 mutants: setup  ## break the package in small ways, see what the tests find; MUTANTS="--group train --all"
 	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)
-	if test -x tests/mutants/rust.sh; then tests/mutants/rust.sh; fi
+
+mutants-rust:  ## the same for the core; an hour for each group
+	tests/mutants/rust.sh
 
 bench: setup  ## compare with the alternatives, ratios in one run
 	$(BIN)/python benches/packing.py

@@ -1,6 +1,6 @@
 """Break the package in many small ways and see which faults the tests find: ``make mutants``.
 
-Results are kept in ``target/mutants/results.jsonl``; a run that was interrupted goes on. A mutant
+Results are kept in ``target/mutants/python/results.jsonl``; a run that was interrupted goes on. A mutant
 is judged anew when the function around it has changed, one that survived also when a test has.
 """
 
@@ -21,7 +21,7 @@ from mutants.report import describe, report, sample
 from mutants.sandbox import Outcome, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "target" / "mutants"
+FOLDER = ROOT / "target" / "mutants" / "python"
 
 
 def main() -> None:

@@ -27,6 +27,17 @@ def test_plain_labels_are_named_only_where_they_came_instead_of_targets(labels, 
     assert ("with plain labels" in str(error.value)) == came_instead
 
 
+def test_a_share_of_each_target_goes_to_all_tokens_alike():
+    logits = torch.randn(1, 3, 7, generator=torch.Generator().manual_seed(1))
+    targets, weights = torch.tensor([[3, -100, 6]]), torch.tensor([[1.0, 9.0, 0.5]])
+    scores = logits[0].log_softmax(-1)
+    for share in (0.0, 0.3, 1.0):
+        each = -(1 - share) * scores[[0, 2], [3, 6]] - share * scores[[0, 2]].mean(-1)
+        expected = (each[0] + 0.5 * each[1]) / 1.5
+        given = {"loss_weights": weights, "targets": targets, "label_smoothing": share}
+        torch.testing.assert_close(tp.hf.weighted_loss(logits, **given), expected)
+
+
 def test_molmo2_counts_the_end_of_a_single_branch_where_it_has_one():
     def weight(**options):
         branch = tp.MessageTree([1, 2, 3, 4], **options)
