@@ -3,6 +3,7 @@
 import copy
 import struct
 
+import av
 import numpy as np
 import pytest
 import treepack as tp
@@ -110,6 +111,27 @@ def test_frames_that_were_cut_away_are_not_counted(family, suffix, tmp_path):
     # An edit list hides the first ten, which the header counts.
     path = write_video(tmp_path / f"v.{suffix}", film(1, 40), times=range(-10, 30))
     assert videos.video_clip(str(path), "x").frames == 30
+    sample = example("video", str(path))
+    assert family.load(sample).cost == family.measure(sample)
+
+
+@FAMILIES
+def test_a_film_that_was_cut_without_encoding_it_again(family, tmp_path):
+    # It begins inside a group of pictures: the packets before the cut are decoded, not shown.
+    whole = write_video(tmp_path / "whole.mp4", film(1, 40), fps=10)
+    path = tmp_path / "part.mp4"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        old = source.streams.video[0]
+        new = target.add_stream_from_template(old)
+        for packet in source.demux(old):
+            if packet.size:
+                packet.pts -= int(0.5 / old.time_base)
+                packet.dts -= int(0.5 / old.time_base)
+                packet.stream = new
+                target.mux(packet)
+    assert videos.video_clip(str(path), "x")[:2] == (35, 10.0)
+    theirs = videos.load_frames(str(whole), np.arange(5, 40), "x")
+    assert np.array_equal(videos.load_frames(str(path), np.arange(35), "x"), theirs)
     sample = example("video", str(path))
     assert family.load(sample).cost == family.measure(sample)
 

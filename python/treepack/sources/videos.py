@@ -68,15 +68,19 @@ def video_clip(value: Any, name: str) -> Clip:
         return _listed_clip(value, name)
     with _video(value, name) as (container, stream):
         timing = _Timing.of_header(container, stream)
-        first = next(container.decode(stream), None)
+        first = _first_alone(container, stream)
+    if first is None:
+        with _video(value, name) as (container, stream):
+            first = next(container.decode(stream), None)
+    if timing is None:
+        with _video(value, name) as (container, stream):
+            timing = _Timing.of_packets(container, stream)
+    with reading("video", value, name):
         if first is None:
             raise ValueError("it has no frames")
         size = (first.height, first.width)
         height, width = size[::-1] if _Turn.of(first).is_transposed else size
-    if timing is None:
-        with _video(value, name) as (container, stream):
-            timing = _Timing.of_packets(container, stream)
-    return Clip(timing.frames, timing.fps, height, width)
+        return Clip(timing.frames, timing.fps, height, width)
 
 
 def load_frames(value: Any, indices: npt.NDArray[np.int64], name: str) -> UInt8:
@@ -117,6 +121,19 @@ def _listed_clip(frames: list[Any] | tuple[Any, ...], name: str) -> Clip:
         )
     ((height, width),) = sizes
     return Clip(len(frames), None, height, width, is_sampled=True)
+
+
+def _first_alone(container: Any, stream: Any) -> Any:
+    """The first frame, if its own packet is all that the decoder needs, else ``None``.
+
+    Decoding as usual waits for the packets of several frames, and starts threads for them: three
+    times as slow.
+    """
+    stream.codec_context.thread_count = 1
+    packet = next((packet for packet in container.demux(stream) if packet.size), None)
+    if packet is None or packet.is_discard:
+        return None
+    return next(iter([*packet.decode(), *stream.decode(None)]), None)
 
 
 def _pick(frames: Iterator[Any], wanted: list[int]) -> Iterator[UInt8]:
