@@ -85,7 +85,7 @@ def weight_of(value: Any, field: str, name: str) -> float:
 
 
 def _turn(item: Any, media: Shown, name: str) -> _Spoken:
-    if not isinstance(item, Mapping):
+    if type(item) is not dict and not isinstance(item, Mapping):
         raise DataError(f"{name}: a turn must be an object with named fields, got {shown(item)}")
     who = _either(item, "from", "role", name)
     speaker = _speaker(who, name)
@@ -230,7 +230,7 @@ def _segments(parts: Sequence[str | Medium]) -> list[str]:
 
 
 def _has_media(parts: Sequence[str | Medium]) -> bool:
-    return any(type(part) is Medium for part in parts)
+    return Medium in map(type, parts)
 
 
 def _text(parts: Sequence[str | Medium]) -> str:

@@ -71,7 +71,7 @@ class RecordReader:
         wanted = self.format
         if callable(wanted):
             record, wanted = _converted(wanted, record, name), None
-        if not isinstance(record, Mapping):
+        if type(record) is not dict and not isinstance(record, Mapping):
             raise DataError(
                 f"{name}: a record must be an object with named fields, got {shown(record)}"
             )

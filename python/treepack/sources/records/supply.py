@@ -78,12 +78,15 @@ class Supply:
     """
 
     def __init__(self, record: Mapping[str, Any], folder: str, name: str) -> None:
-        self.has_boxes = any(is_given(record.get(field)) for field in unsupported.BOXES)
+        self.has_boxes = not unsupported.BOXES.isdisjoint(record) and any(
+            is_given(record.get(field)) for field in unsupported.BOXES
+        )
         self.folder = folder
         self.name = name
-        self.given = {
-            kind: [self.hold(kind, value) for value in self._values(record, kind)] for kind in KINDS
-        }
+        self.given: dict[str, list[Held]] = {kind: [] for kind in KINDS}
+        for kind in KINDS:
+            if kind in record or kind + "s" in record:
+                self.given[kind] = [self.hold(kind, v) for v in self._values(record, kind)]
         self.count = sum(map(len, self.given.values()))
         if self.count:
             if not OF_RECORDS.isdisjoint(record):
@@ -117,8 +120,6 @@ class Supply:
 
     def _values(self, record: Mapping[str, Any], kind: str) -> list[Any]:
         one, many = record.get(kind), record.get(kind + "s")
-        if one is None and many is None:
-            return []
         if is_given(one) and is_given(many) and not _are_same(_listed(one), _listed(many)):
             raise DataError(
                 f"{self.name}: has both {kind!r} and '{kind}s'; name all {kind}s in one of them"

@@ -100,7 +100,7 @@ SHAPES = {
 TAGS = ("<bbox>", "<ref-object>")
 """What stands in texts for the `BOXES` of a record."""
 
-BOXES = ("objects", "bbox")
+BOXES = frozenset(("objects", "bbox"))
 
 
 def reject(fields: Mapping[Any, Any], known: Mapping[str, str], where: str, name: str) -> None:

@@ -74,13 +74,13 @@ def find(record: Mapping[str, Any], name: str, wanted: str | None = None) -> For
     """
     known = formats()
     if wanted is not None:
-        if not _fits(known[wanted], record):
+        if not _fits(known[wanted].FIELDS, record):
             raise DataError(
                 f"{name}: format {wanted!r} needs {_fields(known[wanted])}, the record has "
                 f"{shown(sorted(map(str, record)))}"
             )
         return known[wanted]
-    found = [fmt for fmt in _candidates(tuple(record)) if _fits(known[fmt], record)]
+    found = [fmt for fmt, groups in _candidates(tuple(record)) if _fits(groups, record)]
     if len(found) > 1:
         used = {other for fmt in found for other in getattr(known[fmt], "uses", _nothing)(record)}
         found = [fmt for fmt in found if fmt not in used]
@@ -104,14 +104,14 @@ def find(record: Mapping[str, Any], name: str, wanted: str | None = None) -> For
 
 
 @functools.lru_cache(1024)
-def _candidates(fields: tuple[Any, ...]) -> tuple[str, ...]:
+def _candidates(fields: tuple[Any, ...]) -> list[tuple[str, list[list[str]]]]:
     """Formats whose fields are there, whatever they hold; records of a file mostly share them."""
-    there = set(fields)
-    return tuple(
-        name
-        for name, module in formats().items()
-        if all(there.intersection(group) for group in module.FIELDS)
-    )
+    found = []
+    for name, module in formats().items():
+        groups = [[field for field in group if field in fields] for group in module.FIELDS]
+        if all(groups):
+            found.append((name, groups))
+    return found
 
 
 @functools.cache
@@ -119,8 +119,9 @@ def _trigger_fields() -> list[str]:
     return sorted({field for module in formats().values() for g in module.FIELDS for field in g})
 
 
-def _fits(module: Format, record: Mapping[str, Any]) -> bool:
-    return all(any(_holds(record, field) for field in group) for group in module.FIELDS)
+def _fits(groups: Sequence[Sequence[str]], record: Mapping[str, Any]) -> bool:
+    # Lists and not generators, which take three times as long here.
+    return not [group for group in groups if not [f for f in group if _holds(record, f)]]
 
 
 def _nothing(_: Mapping[str, Any]) -> set[str]:
