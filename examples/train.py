@@ -155,9 +155,8 @@ class Demo:
 
 def texts(source: Sequence[tp.Conversations]) -> list[str]:
     """Everything that is said."""
-    return [
-        part for example in source for turns in example.branches for turn in turns for part in turn
-    ]
+    turns = (turn for example in source for turns in example.branches for turn in turns)
+    return [text for turn in turns for text in (turn.question, turn.answer)]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -105,10 +105,11 @@ def collate(
     mask = row.mask(mode)
     positions = mask.positions(row.root_positions())
     targets = row.targets(mask)
+    media = _media(row, family, fill)
     arrays = {
         "input_ids": row.input_ids(mask.total, filler)[None],
         "position_ids": _position_ids(positions, family),
-        **_media(row, family, fill),
+        **media,
         "logits_to_keep": targets.position,
         "targets": targets.token[None],
         "loss_weights": targets.weight[None],

@@ -217,7 +217,9 @@ def packed_budgets(
     budgets: Mapping[str, int], family: Family | None, fill: bool | tuple[str, ...]
 ) -> dict[str, int]:
     """What of each budget is left for examples: the smallest media must fit into every row."""
-    reserved = family.fill_cost(fill) if family is not None and fill else {}
+    if family is None or not fill:
+        return dict(budgets)
+    reserved = family.fill_cost(fill)
     left = {name: size - reserved.get(name, 0) for name, size in budgets.items()}
     for name, size in left.items():
         if size < 1:

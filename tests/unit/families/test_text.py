@@ -154,7 +154,7 @@ def targets(family, conversations):
     """What is trained on, letter by letter, with its loss weight."""
     batch = tp.collate([family.load(conversations)], family=family)
     decode = family.processor.tokenizer.decode
-    ids, weights = batch["labels"][0].tolist(), batch["loss_weights"][0].tolist()
+    ids, weights = batch["targets"][0].tolist(), batch["loss_weights"][0].tolist()
     return [(decode([i]), weight) for i, weight in zip(ids, weights, strict=True)]
 
 

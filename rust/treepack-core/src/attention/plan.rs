@@ -6,25 +6,9 @@
 use std::ops::Range;
 
 use super::layout::{Kind, Plan};
-use super::writer::Writer;
+use super::writer::{Piece, Writer};
 use crate::mask::int::index;
 use crate::mask::{TreeError, TreeMask};
-
-/// Queries `q.0..q.1` that meet keys `k.0..k.1`.
-#[derive(Clone, Copy)]
-pub(super) struct Piece {
-    pub q: (i32, i32),
-    pub k: (i32, i32),
-}
-
-impl Piece {
-    pub const fn square(start: i32, end: i32) -> Self {
-        Self {
-            q: (start, end),
-            k: (start, end),
-        }
-    }
-}
 
 impl TreeMask {
     /// The attention calls of this row, laid out as [`Plan`] says.

@@ -1,8 +1,7 @@
 //! The mask under a sliding window over path positions.
 
 use super::layout::{Kind, Plan};
-use super::plan::Piece;
-use super::writer::Writer;
+use super::writer::{Piece, Writer};
 use crate::mask::int::int32;
 use crate::mask::{TreeError, TreeMask};
 

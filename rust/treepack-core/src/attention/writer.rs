@@ -1,9 +1,24 @@
 //! Writes a plan: cuts the pieces of each call into segments and lays the arrays out.
 
 use super::layout::{HostCall, HostHeader, Kind, Plan, ALIGN};
-use super::plan::Piece;
 use crate::mask::int::{index, int32};
 use crate::mask::{ImageGroups, TreeError, TreeMask};
+
+/// Queries `q.0..q.1` that meet keys `k.0..k.1`.
+#[derive(Clone, Copy)]
+pub(super) struct Piece {
+    pub q: (i32, i32),
+    pub k: (i32, i32),
+}
+
+impl Piece {
+    pub const fn square(start: i32, end: i32) -> Self {
+        Self {
+            q: (start, end),
+            k: (start, end),
+        }
+    }
+}
 
 /// A plan under way: calls are appended in the order in which they will run.
 pub(super) struct Writer {
