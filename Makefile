@@ -37,8 +37,9 @@ test: test-rust test-python  ## run every test, Rust and Python
 test-rust:
 	cargo test --quiet
 
+# Two processes; a file stays in one, with what its tests share.
 test-python: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 mutants: setup  ## break the package in small ways, see what the tests find; MUTANTS="--group train --all"
 	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)
