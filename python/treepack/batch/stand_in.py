@@ -21,7 +21,7 @@ class StandIn:
         name: the argument of the model in whose place it stands.
 
     Example:
-        >>> StandIn("labels") + 1
+        >>> StandIn("labels") + 1  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         treepack.errors.NotPreparedError: a packed batch reached code that reads 'labels' ...
