@@ -218,9 +218,11 @@ def packed_budgets(
 ) -> dict[str, int]:
     """What of each budget is left for examples: the smallest media must fit into every row."""
     reserved = family.fill_cost(fill) if family is not None and fill else {}
-    left = {name: size - reserved.get(name, 0) for name, size in budgets.items()}
-    for name, size in left.items():
-        if size < 1:
+    left = dict(budgets)
+    # Those that nothing is kept of are the packer's to check.
+    for name in (name for name in budgets if name in reserved):
+        left[name] -= reserved[name]
+        if left[name] < 1:
             raise BudgetError(
                 f"budget {name!r} is {budgets[name]}, and vision_on_every_row keeps "
                 f"{reserved[name]} of it free in every row; raise it"
