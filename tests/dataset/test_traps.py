@@ -220,6 +220,9 @@ def test_a_collate_of_the_family_that_fails_is_an_error_of_the_row():
         name, costs, bidirectional = "broken", ("tokens", "crops"), "none"
         measure = load = None
 
+        def position_ids(self, positions):
+            return positions
+
         def collate(self, trees, total):
             raise StopIteration
 

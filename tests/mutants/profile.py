@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
@@ -77,11 +78,11 @@ class Noting:
         fixtures = item._fixtureinfo.name2fixturedefs.values()
         if any(found[-1].scope == "module" for found in fixtures):
             self.sharing.setdefault(item.path, []).append(item.nodeid)
-        sys.settrace(self._tracer(item.nodeid))
+        self._trace(self._tracer(item.nodeid))
         try:
             return (yield)
         finally:
-            sys.settrace(None)
+            self._trace(None)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
@@ -92,6 +93,10 @@ class Noting:
             modules = [name for name in sys.modules if name.partition(".")[0] not in PYTEST + OURS]
             profile = Profile(self.seconds, self._calls(), modules)
             self.path.write_text(json.dumps(profile._asdict()), "utf-8")
+
+    def _trace(self, tracer: Any) -> None:
+        sys.settrace(tracer)
+        threading.settrace(tracer)
 
     def _tracer(self, test: str) -> Any:
         seen: set[int] = set()

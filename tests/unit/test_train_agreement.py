@@ -102,6 +102,30 @@ def test_one_meeting_makes_a_step_and_another_only_lends_packs(monkeypatch):
     assert ranks.meetings == 1 + 6 + 2
 
 
+def test_ranks_that_read_the_same_rows_are_told_before_the_first_step(monkeypatch):
+    datasets = [labelled(shard=(0, 2)), labelled(shard=(0, 2))]
+    handed = []
+    with pytest.raises(DatasetError, match="trained on twice"):
+        run(monkeypatch, lambda rank, group: handed.extend(steps(datasets[rank], group=group)), 2)
+    assert handed == []
+    found, _ = run(
+        monkeypatch,
+        lambda rank, group: len(list(steps(labelled(shard=(rank, 2)), group=group))),
+        2,
+    )
+    assert found[0] == found[1] > 0
+
+
+def test_a_stream_that_cannot_be_resumed_can_be_trained_on():
+    class Once(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return (tp.MessageTree([1, 2], labels=[-100, 2]) for _ in range(4))
+
+    dataset = tp.PackedDataset(Once(), budgets={"tokens": 4})
+    assert dataset.why_not_resumable is not None
+    assert [weight for _, weight in steps(dataset)] == [2, 2]
+
+
 def test_the_sum_of_the_weights_is_exact(monkeypatch):
     heavy = [pack(0, 2.0**24), pack(1, 1.0)]
     assert [weight for _, weight in steps(heavy, 2)] == [2**24 + 1]

@@ -178,3 +178,37 @@ def test_a_tree_may_have_lost_all_its_images():
     tree.image_runs = tree.image_runs[:0]
     dense = tp.collate([tree], bidirectional="image_tokens")["treepack"].mask.to_dense()
     assert np.array_equal(dense, np.tri(2, dtype=bool))
+
+
+class Filling(Family):
+    """A family that puts an image of two tokens into the padding of every row."""
+
+    def fill_tokens(self, trees, fill):
+        self.asked.append(fill)
+        return np.array([7, 8])
+
+    def collate(self, trees, total, fill=False):
+        self.asked.append((total, fill))
+        return {}
+
+
+def test_what_fills_a_row_lies_behind_its_trees_and_is_seen_by_nobody():
+    trees = [tp.MessageTree([1, 2, 3], labels=[1, 2, 3])]
+    plain = tp.collate(trees, family=Filling())
+    for fill in (True, ("images",)):
+        for total in (None, 5, 9):
+            family = Filling()
+            batch = tp.collate(trees, family=family, total=total, vision_on_every_row=fill)
+            length = total or 5
+            assert family.asked == [fill, (length, fill)]
+            assert batch["input_ids"].tolist() == [[1, 2, 3, 7, 8, *[0] * (length - 5)]]
+            mask = batch["treepack"].mask
+            assert (mask.used, mask.total) == (3, length)
+            assert not mask.to_dense()[3:].any()
+            assert not mask.to_dense()[:, 3:].any()
+            assert torch.equal(batch["targets"], plain["targets"])
+    family = Filling()
+    assert tp.collate(trees, family=family)["input_ids"].tolist() == [[1, 2, 3]]
+    assert family.asked == [(3, False)]
+    with pytest.raises(BatchError, match=r"vision_on_every_row needs the family"):
+        tp.collate(trees, vision_on_every_row=True)
