@@ -53,6 +53,7 @@ bench: setup  ## compare with the alternatives, ratios in one run
 	$(BIN)/python benches/attention.py
 	$(BIN)/python benches/step.py
 	$(BIN)/python benches/loader.py
+	$(BIN)/python benches/grouping.py
 	cargo bench --quiet
 
 lint: setup  ## check format, lints, types and stubs

@@ -1,7 +1,8 @@
 """Break the package in many small ways and see which faults the tests find: ``make mutants``.
 
-Results are kept in ``target/mutants/python/results.jsonl``; a run that was interrupted goes on. A mutant
-is judged anew when the function around it has changed, one that survived also when a test has.
+Results are kept in ``target/mutants/python/results.jsonl``; a run that was interrupted goes on. A
+mutant is judged anew when the function around it has changed, one that survived also when a test
+has.
 """
 
 from __future__ import annotations

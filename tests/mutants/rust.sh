@@ -22,32 +22,38 @@ for mutant in json.load(sys.stdin):
     key = hashlib.sha256(repr(("treepack", place, seen[place])).encode()).digest()
     keyed.append((key, mutant["name"]))
 for _, name in sorted(keyed)[: int(sys.argv[1])]:
-    print("^" + re.escape(name) + "$")
+    print(name)
 ' "$2"
 }
 
 run() { # group, number, file pattern, test targets
     local group=$1 number=$2 files=$3 patterns=()
     shift 3
-    while read -r pattern; do patterns+=(--re "$pattern"); done < <(sample "$files" "$number")
     local out=target/mutants/$group
     mkdir -p "$out"
+    sample "$files" "$number" > "$out/sample.txt"
+    while read -r pattern; do patterns+=(--re "^$pattern\$"); done \
+        < <(sed 's/[][\\.^$*+?(){}|]/\\&/g' "$out/sample.txt")
     # What is built for one mutant is kept for the next, and for the next run.
     export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/mutants/build}
+    keep "$out"
     # Shrinking a failure costs more than finding it. Missed mutants (status 2) are the result.
     PROPTEST_MAX_SHRINK_ITERS=0 cargo mutants --package treepack-core --file "$files" \
         "${patterns[@]}" --profile mutants --jobs 1 --iterate --output "$out" --no-times \
         --minimum-test-timeout 60 "${@/#/--cargo-arg=}" || test $? -le 3
-    report "$group" "$out/mutants.out"
+    keep "$out"
+    count() { grep -cxFf "$out/sample.txt" "$1" || true; }
+    echo "$group: $(count "$out/caught.txt") caught, $(count "$out/mutants.out/missed.txt") missed," \
+        "$(count "$out/unviable.txt") did not compile"
+    cat "$out/mutants.out/missed.txt"
 }
 
-report() { # group, folder
-    local caught missed late unviable
-    caught=$(cat "$2"/caught.txt "$2"/previously_caught.txt 2>/dev/null | sort -u | wc -l)
-    missed=$(wc -l < "$2/missed.txt") late=$(wc -l < "$2/timeout.txt")
-    unviable=$(wc -l < "$2/unviable.txt")
-    echo "$1: $caught caught, $late timed out, $missed missed, $unviable did not compile"
-    cat "$2/missed.txt"
+keep() { # folder: adds the last run to the sums of all runs; a test that never ends has failed too
+    local last=$1/mutants.out
+    touch "$1/caught.txt" "$1/unviable.txt"
+    test -e "$last" || return 0
+    sort -u "$1/caught.txt" "$last/caught.txt" "$last/timeout.txt" -o "$1/caught.txt"
+    sort -u "$1/unviable.txt" "$last/unviable.txt" -o "$1/unviable.txt"
 }
 
 group=${1:-all} number=${2:-120}

@@ -2,10 +2,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::{rows, valid, Row};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use treepack_core::mask::{Bidirectional, RootPositions, TargetNodes, TreeMask, IGNORE};
+
+fn at(index: i64) -> usize {
+    usize::try_from(index).unwrap()
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
@@ -22,6 +28,56 @@ proptest! {
                 prop_assert_eq!(mask.visible(q, k), Ok(seen));
             }
         }
+    }
+
+    #[test]
+    fn the_node_table_is_its_definition(row in rows()) {
+        let Some(mask) = valid(&row) else { return Ok(()) };
+        let (table, node_of) = (mask.nodes(), row.node_of());
+        let roots = row.parents.iter().filter(|&&parent| parent < 0).count();
+        prop_assert_eq!((table.len(), table.is_empty()), (row.lengths.len(), false));
+        prop_assert_eq!((table.n_examples(), table.used()), (roots, node_of.len()));
+        prop_assert_eq!((mask.used(), mask.total()), (node_of.len(), at(row.total)));
+        prop_assert_eq!(mask.bidirectional(), row.mode);
+        for node in 0..table.len() {
+            let path = row.path(node);
+            let own: Vec<usize> = (0..node_of.len()).filter(|&t| node_of[t] == node).collect();
+            prop_assert_eq!(table.tokens(node).collect::<Vec<_>>(), own);
+            prop_assert_eq!(i64::from(table.parent[node]), row.parents[node]);
+            prop_assert_eq!(at(table.depth[node].into()), path.len() - 1);
+            let before = row.parents[..=path[0]].iter().filter(|&&parent| parent < 0).count();
+            prop_assert_eq!(at(table.example[node].into()), before - 1);
+            let above = row.tokens_to(node).into_iter().rfind(|&token| node_of[token] != node);
+            prop_assert_eq!(usize::try_from(table.before[node]).ok(), above);
+            let below = (0..node_of.len()).rfind(|&t| row.path(node_of[t]).contains(&node));
+            let end = below.map_or(table.end[node], |last| i32::try_from(last + 1).unwrap());
+            prop_assert_eq!(table.subtree_end[node], end.max(table.end[node]));
+        }
+    }
+
+    #[test]
+    fn groups_are_the_image_tokens_that_see_each_other(row in rows()) {
+        let Some(mask) = valid(&row) else { return Ok(()) };
+        let (node_of, image_of) = (row.node_of(), row.image_of());
+        let mut groups: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        for (&token, &image) in &image_of {
+            let group = match row.mode {
+                Bidirectional::None => continue,
+                Bidirectional::ImageTokens => i64::try_from(node_of[token]).unwrap(),
+                Bidirectional::WithinImage => image,
+            };
+            groups.entry(group).or_default().push(token);
+        }
+        let mut expected: Vec<Vec<usize>> = groups.into_values().collect();
+        expected.sort();
+        let found: Vec<Vec<usize>> = (0..mask.groups().len())
+            .map(|group| {
+                let runs = mask.groups().runs(group);
+                runs.flat_map(|(start, end)| at(start.into())..at(end.into())).collect()
+            })
+            .collect();
+        prop_assert_eq!(mask.groups().is_empty(), expected.is_empty());
+        prop_assert_eq!(found, expected);
     }
 
     #[test]
