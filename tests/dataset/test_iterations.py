@@ -1,4 +1,4 @@
-"""Several passes over one dataset: who goes on from a state, who begins anew, who cannot know."""
+"""Several iterations of one dataset: who resumes from a state, who starts over, who cannot know."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def _interrupted(reader, rows, files, line):
     return False
 
 
-def test_a_later_pass_with_more_workers_begins_anew():
+def test_a_later_iteration_with_more_workers_starts_over():
     stream = loaded(6)
     assert keys_of(loader_of(stream, 1)) == WHOLE[6:]
     assert sorted(keys_of(loader_of(stream, 2))) == sorted(WHOLE)
 
 
-def test_workers_that_live_on_do_not_hide_behind_a_pass_of_this_process():
+def test_workers_that_live_on_do_not_hide_behind_an_iteration_of_this_process():
     stream, state = make(), loaded(6).state_dict()
     loader = loader_of(stream, persistent_workers=True)
     assert keys_of(loader) == keys_of(stream) == WHOLE
@@ -112,7 +112,7 @@ def test_fresh_workers_that_live_on_are_found_out_when_a_batch_is_consumed():
         stream.consumed(next(iter(loader)))
 
 
-def test_workers_that_live_on_may_begin_anew_after_a_reset():
+def test_workers_that_live_on_may_start_over_after_a_reset():
     stream = make()
     loader = loader_of(stream, persistent_workers=True)
     assert keys_of(loader) == WHOLE

@@ -107,11 +107,11 @@ def test_the_state_is_valid_before_the_first_and_after_the_last():
     done = dataset()
     done.load_state_dict(stream.state_dict())
     assert read(done) == []
-    # One iteration uses the state up; the next is a new pass.
+    # One iteration uses the state up; the next is a new one.
     assert read(done) == everything
 
 
-def test_a_second_pass_is_told_from_the_first():
+def test_a_second_iteration_is_told_from_the_first():
     stream = dataset(virtual_shards=2)
     torch.manual_seed(0)
     read(stream, 2, workers=2)
@@ -124,7 +124,7 @@ def test_a_second_pass_is_told_from_the_first():
 
 @pytest.mark.parametrize("start", ["fork", "forkserver"])
 @pytest.mark.parametrize("persistent", [False, True])
-def test_after_a_resumed_pass_the_next_one_is_whole(start, persistent):
+def test_after_a_resumed_iteration_the_next_one_is_whole(start, persistent):
     stream = dataset(n=40, virtual_shards=2)
     whole = [batch["treepack"].keys for batch in dataset(n=40, virtual_shards=2)]
     first = iter(stream)
@@ -140,12 +140,12 @@ def test_after_a_resumed_pass_the_next_one_is_whole(start, persistent):
         multiprocessing_context=start,
         persistent_workers=persistent,
     )
-    passes = []
+    iterations = []
     for _ in range(3):
-        # Loaders draw a seed for their workers; that of every pass may be the same.
+        # Loaders draw a seed for their workers; that of every iteration may be the same.
         torch.manual_seed(0)
-        passes.append([batch["treepack"].keys for batch in loader])
-    assert passes == [whole[4:], whole, whole]
+        iterations.append([batch["treepack"].keys for batch in loader])
+    assert iterations == [whole[4:], whole, whole]
 
 
 def test_the_state_travels_with_the_batch():
@@ -225,7 +225,7 @@ class Drifting(Trees):
     load = Trees.__getitem__
 
 
-def test_wrong_costs_are_packed_anew_within_the_budget():
+def test_wrong_costs_are_requeued_within_the_budget():
     stream = tp.PackedDataset(
         Drifting(), budgets=BUDGETS, pool_size=6, on_cost_mismatch="requeue", virtual_shards=2
     )

@@ -28,8 +28,11 @@ def family_of(name):
 
 def records():
     """Two of text alone, then one with an image."""
-    texts = [tiny_models.row(f"Q{n}?", "An answer.", id=f"text {n}") for n in range(2)]
-    return [*texts, tiny_models.row("<image>\nWhat?", "A cat.", image=tiny_models.photo(1, 40, 60))]
+    texts = [tiny_models.record(f"Q{n}?", "An answer.", id=f"text {n}") for n in range(2)]
+    return [
+        *texts,
+        tiny_models.record("<image>\nWhat?", "A cat.", image=tiny_models.photo(1, 40, 60)),
+    ]
 
 
 def dataset(name, fill, source=None, **options):

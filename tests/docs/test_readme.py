@@ -20,17 +20,17 @@ ANSWERS = {"What is it?": "A photograph.", "How many colours?": "Many.", "Is it 
 
 @pytest.fixture
 def user_data(tmp_path, monkeypatch):
-    """What the reader of the README has: photographs with questions, and a file of rows."""
+    """What the reader of the README has: photographs with questions, and a file of records."""
     monkeypatch.chdir(tmp_path)
     Path("images").mkdir()
-    rows = []
+    records = []
     for number in range(3):
         Image.fromarray(tiny_models.photo(number)).save(f"images/{number}.png")
-        rows += [
-            tiny_models.row(f"<image>\n{question}", answer, image=f"{number}.png")
+        records += [
+            tiny_models.record(f"<image>\n{question}", answer, image=f"{number}.png")
             for question, answer in ANSWERS.items()
         ]
-    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 @pytest.mark.usefixtures("user_data")

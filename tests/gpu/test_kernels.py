@@ -1,6 +1,6 @@
 """The kernels of a GPU, each kind of call apart: exact, repeatable, never waiting.
 
-Where there is no GPU the same tests run on the double of the kernels, except for those that ask
+Where there is no GPU the same tests run on a fake of the kernels, except for those that ask
 about the device itself. ``pytest tests/gpu`` is the first thing to run on new hardware.
 """
 

@@ -56,7 +56,7 @@ def squares(results, exact):
 def test_a_step_is_as_exact_as_a_plain_implementation(name, is_compiled):
     torch._dynamo.reset()
     model, plain = (build(name, torch.bfloat16, backend) for backend in (None, "reference"))
-    double = build(name, torch.float64, "reference")
+    float64 = build(name, torch.float64, "reference")
     run, counter = compiled(model) if is_compiled else (model, None)
     ours, theirs = [], []
     for rng in cases(6, f"a step of {name}"):
@@ -64,7 +64,7 @@ def test_a_step_is_as_exact_as_a_plain_implementation(name, is_compiled):
             random_trees(rng, 3), total=160, sliding_windows=tp.hf.sliding_windows(model)
         )
         batch = batch.to(DEVICE)
-        exact = step(double, batch)
+        exact = step(float64, batch)
         ours.append(squares(step(run, batch), exact))
         theirs.append(squares(step(plain, batch), exact))
     assert (sum(ours) <= 4 * sum(theirs)).all()
@@ -75,11 +75,11 @@ def test_a_step_is_as_exact_as_a_plain_implementation(name, is_compiled):
 @on_a_gpu
 def test_a_float32_model_runs_under_autocast():
     model, plain = (build("qwen3", torch.float32, backend) for backend in (None, "reference"))
-    double = build("qwen3", torch.float64, "reference")
+    float64 = build("qwen3", torch.float64, "reference")
     ours, theirs = [], []
     for rng in cases(6, "autocast"):
         batch = tp.collate(random_trees(rng, 3), total=160).to(DEVICE)
-        exact = step(double, batch)
+        exact = step(float64, batch)
         with torch.autocast(DEVICE.type, torch.bfloat16):
             ours.append(squares(step(model, batch), exact))
             theirs.append(squares(step(plain, batch), exact))

@@ -1,6 +1,6 @@
 """Test vectors with which the Rust tests check the core: what the reference implementations give.
 
-    python -m helpers.core_vectors    # from tests/, writes them anew
+    python -m helpers.core_vectors    # from tests/, writes them again
 
 `cargo test` needs no Python, so the exact packs and plans are kept in two text files. Here they
 are written and read; `tests/property/test_vectors.py` checks that they are what the reference

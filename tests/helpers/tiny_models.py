@@ -210,8 +210,8 @@ def write_video(path, frames, fps=10, codec="mpeg4", times=None, turn=0, options
     return path
 
 
-def row(question, answer, **fields):
-    """A LLaVA row of one turn, or of several when both are lists."""
+def record(question, answer, **fields):
+    """A LLaVA record of one turn, or of several when both are lists."""
     questions, answers = ([x] if isinstance(x, str) else x for x in (question, answer))
     turns = []
     for q, a in zip(questions, answers, strict=True):

@@ -9,7 +9,7 @@ import torch
 import treepack as tp
 from helpers import tiny_models
 from helpers.text_rows import stock_model
-from helpers.tiny_models import film, photo, row
+from helpers.tiny_models import film, photo, record
 from helpers.unrounded import unrounded
 from torch.nn.functional import cross_entropy
 from treepack.families import find
@@ -19,18 +19,18 @@ LOGITS = GRADIENTS = 1e-12
 A, B = photo(1, 40, 60), photo(2, 64, 30)
 CLIP, LONG = film(3), film(4, frames=11, height=40, width=24)
 THREE = [
-    row("<image>\nWhat is it?", "A cat.", image=A),
-    row(["<image>\nIts colour?", "Sure?"], ["Black.", "Yes."], image=A),
-    row("<image>\nHow many?", "1", image=A),
+    record("<image>\nWhat is it?", "A cat.", image=A),
+    record(["<image>\nIts colour?", "Sure?"], ["Black.", "Yes."], image=A),
+    record("<image>\nHow many?", "1", image=A),
 ]
-PAIR = [row("<image><image>\nWhich?", "The 2nd.", image=[B, A])]
-LOOK = [row(f"Look: <image> {q}", "ok", image=B) for q in ("left", "right, please")]
-FILM = [row(f"<video>\n{q}", a, video=CLIP) for q, a in (("Who?", "He."), ("When?", "At noon."))]
+PAIR = [record("<image><image>\nWhich?", "The 2nd.", image=[B, A])]
+LOOK = [record(f"Look: <image> {q}", "ok", image=B) for q in ("left", "right, please")]
+FILM = [record(f"<video>\n{q}", a, video=CLIP) for q, a in (("Who?", "He."), ("When?", "At noon."))]
 BOTH = [
-    row("<image><video><video>\nSame?", "No.", image=A, video=[LONG, CLIP]),
-    row("<image><video><video>\nAnd now?", "Yes!", image=A, video=[LONG, CLIP]),
+    record("<image><video><video>\nSame?", "No.", image=A, video=[LONG, CLIP]),
+    record("<image><video><video>\nAnd now?", "Yes!", image=A, video=[LONG, CLIP]),
 ]
-TEXT = [row(["Hi", "And?"], ["Ho", "So."], id="text")]
+TEXT = [record(["Hi", "And?"], ["Ho", "So."], id="text")]
 ROWS = {
     "images": [THREE, TEXT, PAIR, LOOK],
     "videos": [FILM, TEXT],

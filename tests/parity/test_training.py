@@ -29,7 +29,7 @@ GRADIENTS = 1e-6
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often each pass of the operator ran; every plan has one call of kind SELF."""
+    """How often each direction of the operator ran; every plan has one call of kind SELF."""
     counter = Counter()
     for name in ("forward", "backward"):
         monkeypatch.setattr(cpu, name, functools.partial(_count, counter, name, getattr(cpu, name)))
@@ -49,7 +49,7 @@ def fresh_compiler():
 
 
 def save_attention(_context, operator, *_arguments, **_keywords):
-    """Recompute everything but attention, whose output is the dearest to have again."""
+    """Recompute everything but attention, whose output costs most to compute again."""
     keep = operator is torch.ops.treepack.attn_fwd.default
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import treepack as tp
 from helpers import tiny_models
-from helpers.tiny_models import both_reject, cut, film, photo, row, write_video
+from helpers.tiny_models import both_reject, cut, film, photo, record, write_video
 from treepack.errors import DataError
 from treepack.families import find
 from treepack.sources import images, videos
@@ -23,7 +23,7 @@ def family(name):
 
 
 def example(kind, value):
-    (found,) = tp.group_conversations([row(f"<{kind}>?", "!", id="coco/17", **{kind: value})])
+    (found,) = tp.group_conversations([record(f"<{kind}>?", "!", id="coco/17", **{kind: value})])
     return found
 
 
@@ -259,9 +259,9 @@ def stream_of(tmp_path, on_error):
     PIL.Image.fromarray(photo(1, 50, 50)).save(tmp_path / "good.png")
     PIL.Image.fromarray(photo(2, 50, 50)).save(tmp_path / "cut.png")
     cut(tmp_path / "cut.png", 0.5)
-    rows = [row("<image>?", "!", image=f"{name}.png") for name in ("good", "none", "cut")]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, [*rows, row("Hi", "Ho", id="text")])))
+    records = [record("<image>?", "!", image=f"{name}.png") for name in ("good", "none", "cut")]
+    path = tmp_path / "records.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*records, record("Hi", "Ho", id="text")])))
     return tp.PackedDataset(
         tp.group_conversations(path),
         processor=tiny_models.molmo2_processor(),

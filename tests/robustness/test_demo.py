@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import treepack as tp
-from helpers.tiny_models import photo, row
+from helpers.tiny_models import photo, record
 from PIL import Image
 from treepack.attention import TreePlan
 
@@ -31,15 +31,15 @@ def demo(monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    rows = [row("Say it.", "It.", id="text")]
+    records = [record("Say it.", "It.", id="text")]
     for i in range(3):
         Image.fromarray(photo(i, 60, 80)).save(tmp_path / f"{i}.png")
-        rows += [
-            row(f"<image>\nQuestion {j}?", f"Answer {i + j}.", image=f"{i}.png")
+        records += [
+            record(f"<image>\nQuestion {j}?", f"Answer {i + j}.", image=f"{i}.png")
             for j in range(i + 1)
         ]
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
     return path
 
 

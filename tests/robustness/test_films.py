@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import treepack as tp
 from helpers import tiny_models
-from helpers.tiny_models import both_reject, cut, film, row, write_video
+from helpers.tiny_models import both_reject, cut, film, record, write_video
 from treepack.errors import DataError
 from treepack.families import find
 from treepack.sources import videos
@@ -22,7 +22,7 @@ def family(name):
 
 
 def example(kind, value):
-    (found,) = tp.group_conversations([row(f"<{kind}>?", "!", id="coco/17", **{kind: value})])
+    (found,) = tp.group_conversations([record(f"<{kind}>?", "!", id="coco/17", **{kind: value})])
     return found
 
 

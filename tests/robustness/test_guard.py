@@ -92,7 +92,7 @@ def test_vision_language_models(name):
     model = getattr(tiny_models, f"{name}_model")()
     processor = getattr(tiny_models, f"{name}_processor")()
     family = tp.families.find(processor)
-    picture = tiny_models.row("<image>\nWhat?", "A cat.", image=tiny_models.photo(1, 40, 60))
+    picture = tiny_models.record("<image>\nWhat?", "A cat.", image=tiny_models.photo(1, 40, 60))
     tree = family.load(tp.group_conversations([picture])[0])
     inputs = tp.collate([tree], family=family)
     inputs = inputs.to(torch.float64)

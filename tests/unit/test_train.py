@@ -239,7 +239,7 @@ def test_a_cancelled_step_is_not_consumed():
     ]
 
 
-def test_steps_without_weight_are_passed_over():
+def test_steps_without_weight_are_skipped():
     """And counted as consumed; but not for ever."""
     plain = [tp.MessageTree([1, 2], key=f"plain {i}", costs={"crops": 0}) for i in range(3)]
     trained = [tp.MessageTree([1, 2], labels=[1, 2], key=i, costs={"crops": 0}) for i in range(2)]

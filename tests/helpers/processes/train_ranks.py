@@ -32,13 +32,13 @@ def molmo2():
     from helpers import tiny_models
 
     questions = {"What is it?": "A photograph.", "Is it large?": "No.", "Why?": "For a test."}
-    rows = [
-        tiny_models.row(f"<image>\n{question}", f"{answer} {n}", id=f"{n}", image=image)
+    records = [
+        tiny_models.record(f"<image>\n{question}", f"{answer} {n}", id=f"{n}", image=image)
         for n, image in enumerate(tiny_models.photo(seed) for seed in range(6))
         for question, answer in list(questions.items())[: 1 + n % 3]
     ]
     dataset = tp.PackedDataset(
-        tp.group_conversations(rows),
+        tp.group_conversations(records),
         processor=tiny_models.molmo2_processor(),
         budgets={"tokens": 700, "crops": 10},
         pool_size=3,

@@ -139,7 +139,7 @@ def keys_of(rows):
     return [row["treepack"].keys for row in rows]
 
 
-def test_a_worker_that_begins_anew_makes_the_others_begin_anew():
+def test_a_worker_that_starts_over_makes_the_others_start_over():
     start, states, _ = states_of(2, 2)
     again = [{**state, "iteration": [8, 0]} for state in states]
     one, other = Consumed(start, (0, 1)), Consumed(start, (0, 1))
@@ -151,7 +151,7 @@ def test_a_worker_that_begins_anew_makes_the_others_begin_anew():
         assert one.state() == other.state()
 
 
-def test_workers_of_another_number_begin_anew():
+def test_workers_of_another_number_start_over():
     start, two, _ = states_of(6, 2)
     _, three, _ = states_of(6, 3)
     one, other = Consumed(start, (0, 1)), Consumed(start, (0, 1))

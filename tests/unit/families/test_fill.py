@@ -8,7 +8,7 @@ import pytest
 import torch
 import treepack as tp
 from helpers import tiny_models
-from helpers.tiny_models import FAMILIES, example, film, find, media, photo, row
+from helpers.tiny_models import FAMILIES, example, film, find, media, photo, record
 from treepack import errors
 from treepack.families.base import Family
 
@@ -22,7 +22,7 @@ def model(name):
 
 
 def rows(family):
-    texts = [family.load(example(row("Hi", "Ho"))), family.load(example(row("Why?", "So.")))]
+    texts = [family.load(example(record("Hi", "Ho"))), family.load(example(record("Why?", "So.")))]
     image, video = family.load(media(photo(1))), family.load(media(film(2)))
     return {
         "texts": texts,
@@ -140,6 +140,6 @@ def test_without_fill_a_row_is_what_it_was(name):
 def test_a_family_that_declares_no_smallest_medium_says_so(monkeypatch):
     family = copy.copy(find("molmo2"))
     monkeypatch.setattr(type(family), "smallest_medium", Family.smallest_medium)
-    tree = family.load(example(row("Hi", "Ho")))
+    tree = family.load(example(record("Hi", "Ho")))
     with pytest.raises(errors.FamilyError, match="'molmo2' declares no smallest image"):
         family.collate([tree], 500, fill=True)

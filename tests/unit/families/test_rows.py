@@ -5,7 +5,7 @@ import pytest
 import torch
 import treepack as tp
 from helpers import cases, tiny_models
-from helpers.tiny_models import FAMILIES, example, film, find, media, photo, random_media, row
+from helpers.tiny_models import FAMILIES, example, film, find, media, photo, random_media, record
 from treepack import errors
 from treepack.families.qwen3_vl import rope_positions
 
@@ -27,7 +27,7 @@ def test_image_runs_are_the_tokens_that_the_processor_marks(name):
 def test_molmo2_rows_count_patches_through_and_mark_image_tokens():
     family = find("molmo2")
     trees = [family.load(media(*values)) for values in ([photo(1)], [film(2), photo(3)])]
-    text = family.load(example(row("Hi", "Ho")))
+    text = family.load(example(record("Hi", "Ho")))
     total = sum(tree.n_tokens for tree in (*trees, text)) + 5
     arrays = family.collate([trees[0], text, trees[1]], total)
     pooling = arrays["image_token_pooling"]
@@ -47,7 +47,7 @@ def test_molmo2_rows_count_patches_through_and_mark_image_tokens():
 @FAMILIES
 def test_a_row_of_texts_has_no_pixels(name):
     family = find(name)
-    text = family.load(example(row("Hi", "Ho")))
+    text = family.load(example(record("Hi", "Ho")))
     assert [key for key in family.collate([text], 50) if "pixel" in key or "grid" in key] == []
 
 

@@ -10,7 +10,7 @@ from helpers.tiny_models import (
     media,
     molmo2_processor,
     photo,
-    row,
+    record,
 )
 from treepack import errors, families
 from treepack.families.chat_format import CHATML, PLAIN, ChatFormat, ChatWriter, suitable_format
@@ -21,7 +21,7 @@ from treepack.sources.conversations import Conversations
 def test_a_conversation_is_written_as_the_chat_template_writes_it(name):
     family = find(name)
     tree = family.load(
-        example(row(["<image>\nWhat is it?", "Sure?"], ["A cat.", "Yes."], image=photo(1)))
+        example(record(["<image>\nWhat is it?", "Sure?"], ["A cat.", "Yes."], image=photo(1)))
     )
     text = family.processor.tokenizer.decode(tree.children[0].tokens)
     opening = "<|im_start|>user\n" if name == "molmo2" else ""
@@ -34,7 +34,7 @@ def test_a_conversation_is_written_as_the_chat_template_writes_it(name):
 @FAMILIES
 def test_answers_and_ends_of_turns_are_trained_on_and_nothing_else(name):
     family = find(name)
-    tree = family.load(example(row(["<image>Q", "R"], ["first", "second"], image=photo(1))))
+    tree = family.load(example(record(["<image>Q", "R"], ["first", "second"], image=photo(1))))
     (branch,) = tree.children
     trained = branch.labels[branch.labels >= 0]
     assert family.processor.tokenizer.decode(trained) == "first<|im_end|>second"
@@ -46,7 +46,7 @@ def test_answers_and_ends_of_turns_are_trained_on_and_nothing_else(name):
 @FAMILIES
 def test_a_text_is_one_node_that_begins_like_every_example(name):
     family = find(name)
-    tree = family.load(example(row("Hi", "Ho", id="t")))
+    tree = family.load(example(record("Hi", "Ho", id="t")))
     start = "<|im_end|>" if name == "molmo2" else ""
     text = f"{start}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo"
     assert family.processor.tokenizer.decode(tree.tokens) == text
@@ -86,19 +86,19 @@ def test_molmo2_numbers_several_images():
 def test_a_special_token_spelt_out_in_the_data_is_only_text(name):
     family = find(name)
     trap = "a<|im_end|>b<im_patch><|image_pad|>c"
-    tree = family.load(example(row(f"<image>{trap}", trap, image=photo(1))))
-    empty = family.load(example(row("<image>", "", image=photo(1))))
+    tree = family.load(example(record(f"<image>{trap}", trap, image=photo(1))))
+    empty = family.load(example(record("<image>", "", image=photo(1))))
     encode = family.processor.tokenizer.encode
     letters = encode(trap, add_special_tokens=False, split_special_tokens=True)
     assert tree.n_tokens == empty.n_tokens + 2 * len(letters)
     assert family.processor.tokenizer.decode(tree.children[0].tokens).count(trap) == 2
-    assert family.load(example(row(trap, trap))).image_runs is None
+    assert family.load(example(record(trap, trap))).image_runs is None
 
 
 def test_the_markup_can_be_chosen():
     chat = ChatFormat(user="Q:", assistant=" A:", separator="|", media_first=True)
     family = families.find(molmo2_processor(), chat=chat)
-    tree = family.load(example(row(["<image>a", "c"], ["b", "d"], image=photo(1))))
+    tree = family.load(example(record(["<image>a", "c"], ["b", "d"], image=photo(1))))
     text = family.processor.tokenizer.decode(tree.children[0].tokens)
     assert text == "Q:a A:b<|im_end|>|Q:c A:d"
 

@@ -16,7 +16,7 @@ from helpers.tiny_models import (
     photo,
     qwen3_vl_processor,
     random_media,
-    row,
+    record,
 )
 from treepack import errors, families
 
@@ -80,8 +80,8 @@ def test_measuring_decodes_no_pixel(name, tmp_path):
     path = tmp_path / "cut.png"
     PIL.Image.fromarray(photo(1, 60, 80)).save(path)
     path.write_bytes(path.read_bytes()[:200])
-    sample = example(row("<image>?", "!", image=str(path)))
-    whole = example(row("<image>?", "!", image=photo(1, 60, 80)))
+    sample = example(record("<image>?", "!", image=str(path)))
+    whole = example(record("<image>?", "!", image=photo(1, 60, 80)))
     assert family.measure(sample) == family.measure(whole)
     with pytest.raises(errors.DataError, match=r"cut.png"):
         family.load(sample)

@@ -16,7 +16,7 @@ GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50, "bos_token_id
 BERT = {**PLAIN, "num_hidden_layers": 1}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 50}
 
-SERVED = {
+SUPPORTED = {
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT)),
     "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**PLAIN)),
     "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**TEXT)),
@@ -25,7 +25,7 @@ SERVED = {
     "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**TEXT)),
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2, eos_token_id=0, attn_pdrop=0.0)),
 }
-REFUSED = {
+REJECTED = {
     "soft cap": (
         lambda: hf.Gemma2ForCausalLM(
             hf.Gemma2Config(**TEXT, layer_types=["full_attention"] * 2, sliding_window=None)
@@ -55,9 +55,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", SUPPORTED)
 def test_a_text_model_attends_and_loses_by_treepack(name):
-    model = SERVED[name]()
+    model = SUPPORTED[name]()
     assert tp.hf.prepare(model) is model
     assert model.config._attn_implementation == "treepack"
     assert model.loss_function is tp.hf.weighted_loss
@@ -76,12 +76,12 @@ def test_the_vision_tower_keeps_its_attention(name):
 
 
 def test_a_backend_can_be_named():
-    model = SERVED["llama"]()
+    model = SUPPORTED["llama"]()
     tp.hf.prepare(model, backend="reference")
     assert model.config._attn_implementation == "treepack_reference"
     with pytest.raises(AttentionError, match="no attention backend 'cub'"):
         tp.hf.prepare(model, backend="cub")
-    capped = REFUSED["soft cap"][0]()
+    capped = REJECTED["soft cap"][0]()
     tp.hf.prepare(capped, backend="flex")
     assert capped.config._attn_implementation == "treepack_flex"
 
@@ -90,7 +90,7 @@ def test_a_backend_can_be_named():
     ("name", "windows"), [("llama", ()), ("mistral's window", (4096,)), ("gemma3", (4096,))]
 )
 def test_a_model_says_its_windows(name, windows):
-    model = SERVED[name]()
+    model = SUPPORTED[name]()
     assert tp.hf.sliding_windows(model) == windows
     tree = tp.MessageTree([1] * 5)
     row = tp.collate([tree], sliding_windows=[2, *windows])["treepack"]
@@ -106,7 +106,7 @@ def test_preparing_twice_changes_nothing():
 
 
 def test_attention_that_cannot_be_reached_is_rejected_and_left_as_it_was():
-    model = SERVED["llama"]()
+    model = SUPPORTED["llama"]()
     own = model.model.layers[1].self_attn.config = copy.deepcopy(model.config)
     before = parts(model)
     with pytest.raises(AttentionError, match=r"LlamaAttention.*does not take its attention"):
@@ -128,14 +128,14 @@ class Wrapper:
 
 
 def test_a_wrapper_is_prepared_through():
-    wrapper = Wrapper(SERVED["llama"]())
+    wrapper = Wrapper(SUPPORTED["llama"]())
     assert tp.hf.prepare(wrapper) is wrapper
     assert wrapper.model.loss_function is tp.hf.weighted_loss
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", REJECTED)
 def test_a_model_that_cannot_be_exact_is_rejected_and_left_as_it_was(name):
-    make, message = REFUSED[name]
+    make, message = REJECTED[name]
     model = make()
     before = getattr(model, "loss_function", None)
     with pytest.raises(AttentionError, match=message):
@@ -166,7 +166,7 @@ def inputs_of(name):
 
 
 RESTORED = {
-    **{name: lambda n=name: tiny_models.randomised(SERVED[n]()) for name in ("llama", "gemma3")},
+    **{name: lambda n=name: tiny_models.randomised(SUPPORTED[n]()) for name in ("llama", "gemma3")},
     **{name: getattr(tiny_models, f"{name}_model") for name in PLACEHOLDERS},
 }
 
@@ -208,7 +208,7 @@ def test_a_restored_model_is_as_never_prepared(name):
 
 
 def test_the_block_ends_as_it_began():
-    model = tp.hf.prepare(SERVED["llama"]())
+    model = tp.hf.prepare(SUPPORTED["llama"]())
     packed = parts(model)
     with pytest.raises(KeyError), tp.hf.restore(model):
         raise KeyError
@@ -222,7 +222,7 @@ def test_the_block_ends_as_it_began():
 
 
 def test_what_was_set_by_hand_is_kept():
-    model = SERVED["gemma3"]()
+    model = SUPPORTED["gemma3"]()
     model.set_attn_implementation("eager")
     model.loss_function = own_loss = max
     tp.hf.prepare(tp.hf.prepare(model), backend="reference")
@@ -239,17 +239,17 @@ def test_what_was_set_by_hand_is_kept():
 
 
 def test_a_copy_is_restored_alone():
-    model = tp.hf.prepare(SERVED["llama"]())
-    twin = copy.deepcopy(model)
-    tp.hf.restore(twin)
-    assert twin.config._attn_implementation == "sdpa"
+    model = tp.hf.prepare(SUPPORTED["llama"]())
+    copied = copy.deepcopy(model)
+    tp.hf.restore(copied)
+    assert copied.config._attn_implementation == "sdpa"
     assert model.config._attn_implementation == "treepack"
     assert model.loss_function is tp.hf.weighted_loss
 
 
 def test_a_wrapped_or_compiled_model_is_restored():
     torch._dynamo.reset()
-    plain = tiny_models.randomised(SERVED["llama"]()).eval()
+    plain = tiny_models.randomised(SUPPORTED["llama"]()).eval()
     model = tp.hf.prepare(copy.deepcopy(plain))
     graph = torch.compile(model, backend="eager")
     loss = graph(**packed_batch()).loss
@@ -262,7 +262,7 @@ def test_a_wrapped_or_compiled_model_is_restored():
 
 def test_a_model_that_was_never_prepared_cannot_be_restored():
     with pytest.raises(AttentionError, match=r"LlamaForCausalLM was never prepared.*\.module"):
-        tp.hf.restore(SERVED["llama"]())
+        tp.hf.restore(SUPPORTED["llama"]())
     with pytest.raises(AttentionError, match="never prepared"):
         tp.hf.restore(torch.nn.Linear(1, 1))
 

@@ -154,7 +154,7 @@ def test_a_list_that_is_none_is_named(text, tmp_path):
 # --- caches
 
 
-def test_a_cache_is_made_once_and_anew_when_the_file_changes(tmp_path, caplog):
+def test_a_cache_is_made_once_and_again_when_the_file_changes(tmp_path, caplog):
     caplog.set_level(logging.INFO, "treepack")
     path, cache = tmp_path / "r.parquet", tmp_path / "made" / "here"
     write_parquet(path)
