@@ -28,7 +28,10 @@ class Group(NamedTuple):
 
 GROUPS = {
     "loss": Group(("hf/loss.py",), ("tests/unit/hf/test_loss*.py",)),
-    "train": Group(("train.py",), ("tests/unit/test_train_*.py", "tests/unit/test_train.py")),
+    "train": Group(
+        ("train.py",),
+        ("tests/unit/test_train_*.py", "tests/unit/test_train.py", "tests/dataset/test_ranks.py"),
+    ),
     "plan": Group(
         ("attention/plan.py",),
         (
