@@ -77,7 +77,8 @@ def test_a_policy_drops_only_where_it_is_told_to():
     assert [Policy(BUDGETS, {"oversize": how}).drops for how in ("raise", "drop", "alone")] == [
         False, True, False,
     ]  # fmt: skip
-    assert Policy(BUDGETS, {}).drops is False
+    plain = Policy(BUDGETS, {})
+    assert (plain.drops, plain.skips, plain.requeues) == (False, False, False)
     packer = Policy({"tokens": 9}, {"pool_size": 3}).make_packer()
     assert (packer.budgets, packer.pool_size) == ({"tokens": 9}, 3)
 
@@ -173,3 +174,29 @@ def test_a_processor_selects_the_family_by_itself_or_with_what_is_said(monkeypat
     dataset(processor=processor)
     dataset(processor=processor, family="mine", chat=chat)
     assert asked == [((processor, None), {"chat": None}), ((processor, "mine"), {"chat": chat})]
+
+
+def test_the_room_for_the_smallest_media_is_kept_of_every_budget():
+    class Filling(Family):
+        def fill_cost(self, kinds):
+            return {"tokens": 3} if kinds is True else {"tokens": len(kinds), "crops": 1}
+
+    def settings(fill, **options):
+        return dataset(family=Filling(), vision_on_every_row=fill, **options).settings
+
+    for fill, kept, left in (
+        (False, False, BUDGETS),
+        (True, True, {"tokens": 61, "crops": 8}),
+        ("images", ("images",), {"tokens": 63, "crops": 7}),
+        (["images", "videos"], ("images", "videos"), {"tokens": 62, "crops": 7}),
+    ):
+        found = settings(fill)
+        assert found.vision_on_every_row == kept
+        assert found.policy.budgets == left
+    settings(True, budgets={"tokens": 4})
+    with pytest.raises(errors.BudgetError, match=r"'tokens' is 3, and vision.* keeps 3 of it"):
+        settings(True, budgets={"tokens": 3})
+    with pytest.raises(errors.BudgetError, match="'tokens' is 0"):
+        settings(False, budgets={"tokens": 0})
+    with pytest.raises(errors.DatasetError, match="vision_on_every_row='images' needs the family"):
+        dataset(vision_on_every_row="images")

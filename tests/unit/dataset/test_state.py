@@ -162,3 +162,28 @@ def test_states_that_do_not_cover_the_stream_are_not_merged():
         merge([ranks[0], state(scope=(3, 1, 0), total=3, fingerprint={**FINGERPRINT, "seed": 1})])
     with pytest.raises(StateError, match="no state"):
         merge([ranks[0], {}])
+
+
+@pytest.mark.parametrize(
+    "unsound",
+    [
+        state(scope=(2, 2, 0)),
+        state(shard(4)),
+        state(shard(1), shard(1)),
+        state(shard(0, keys=[1])),
+        state(shard(0, counters=[0] * 3)),
+    ],
+)
+def test_a_state_that_contradicts_itself_is_found_whatever_its_digest(unsound):
+    with pytest.raises(StateError, match="contradicts itself"):
+        check_layout(unsound)
+
+
+def test_what_is_damaged_is_shown_in_short():
+    class Loud(dict):
+        def __getitem__(self, name):
+            return super().__getitem__(name) if name != "scope" else super().__getitem__("x" * 5000)
+
+    with pytest.raises(StateError, match="damaged: KeyError") as error:
+        check_layout(Loud(state()))
+    assert len(str(error.value)) < 300

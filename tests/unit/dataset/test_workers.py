@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -139,3 +140,40 @@ def test_whoever_would_shard_a_second_time_is_rejected(module, kind, is_rejected
         return
     with pytest.raises(errors.DatasetError, match=r"accelerate\.prepare.*PackedTrainer"):
         reader.read(stream)
+
+
+def test_a_worker_ends_when_its_parent_has(monkeypatch):
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if not parent:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(reading)
+    ended, codes = threading.Event(), []
+
+    def end(code):
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(_workers, "_watching", 0)
+    monkeypatch.setattr(_workers, "parent_process", lambda: SimpleNamespace(pid=parent))
+    monkeypatch.setattr(_workers, "os", SimpleNamespace(**{**vars(os), "_exit": end}))
+    try:
+        before = threading.active_count()
+        _workers.end_with_parent()
+        _workers.end_with_parent()
+        assert threading.active_count() == before + 1
+        assert codes == []
+    finally:
+        os.close(writing)
+    assert ended.wait(60)
+    os.waitpid(parent, 0)
+    assert codes == [1]
+
+
+def test_the_main_process_watches_nobody(monkeypatch):
+    monkeypatch.setattr(_workers, "_watching", 0)
+    before = threading.active_count()
+    _workers.end_with_parent()
+    assert threading.active_count() == before
