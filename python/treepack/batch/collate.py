@@ -67,7 +67,8 @@ def collate(
         bidirectional: which image tokens see later ones: ``"none"``, ``"image_tokens"`` (those of
             one example) or ``"within_image"``; by default the family's, else ``"none"``.
         budgets: capacity of a row by name; ``batch["treepack"].stats`` then has how full each is.
-        state: where the stream stands, kept as ``batch["treepack"].state``.
+        state: where the stream stands, for ``batch["treepack"].state``; or a function without
+            arguments that can be pickled and makes it when it is first read.
         sliding_windows: of the model's attention layers, in tokens, from
             ``treepack.hf.sliding_windows(model)``; each costs one more plan of the row. Windows
             that are left out are planned at their first use, which a compiled model cannot do.

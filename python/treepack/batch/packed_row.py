@@ -31,7 +31,6 @@ class PackedRow:
         plan: the mask as attention calls, on the device of the row.
         keys: keys of the examples, in the order of the row.
         stats: numbers for a logger, by name: fill of each budget, examples, branches, targets.
-        state: where the stream stands after this row (see `PackedDataset`), or ``None``.
         target_counts: int64 ``[nodes]``, targets of each node of the mask.
 
     Example:
@@ -50,11 +49,11 @@ class PackedRow:
     __slots__ = (
         "__weakref__",
         "_blocks",
+        "_state",
         "_windows",
         "keys",
         "mask",
         "plan",
-        "state",
         "stats",
         "target_counts",
     )
@@ -73,7 +72,7 @@ class PackedRow:
         self.plan = plan
         self.keys = list(keys)
         self.stats = dict(stats or {})
-        self.state = state
+        self._state = state
         if target_counts is None:
             target_counts = np.zeros(mask.n_nodes, np.int64)
         self.target_counts = target_counts
@@ -81,6 +80,14 @@ class PackedRow:
         self._windows = dict(windows or {})
         # By window, ``None`` for the whole row; not moved with the row, but made anew.
         self._blocks: dict[int | None, Blocks] = {}
+
+    @property
+    def state(self) -> Any:
+        """Where the stream stands after this row (see `PackedDataset`), or ``None``."""
+        # Made when it is asked for: few rows are where somebody saves.
+        if callable(self._state):
+            self._state = self._state()
+        return self._state
 
     @property
     def target_node(self) -> npt.NDArray[np.int64]:
@@ -150,11 +157,11 @@ class PackedRow:
 
     def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
         windows = {window: move(plan) for window, plan in self._windows.items()}
-        told = (self.keys, self.stats, self.state)
+        told = (self.keys, self.stats, self._state)
         return PackedRow(self.mask, move(self.plan), *told, windows, self.target_counts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        told = (self.keys, self.stats, self.state)
+        told = (self.keys, self.stats, self._state)
         return PackedRow, (self.mask, self.plan, *told, self._windows, self.target_counts)
 
     def __repr__(self) -> str:

@@ -18,6 +18,7 @@ it stood before the interrupted step.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch.utils.data import get_worker_info
@@ -28,7 +29,7 @@ from treepack.dataset.examples import Examples
 from treepack.dataset.iterables import ResumePoint
 from treepack.dataset.readers import make_readers
 from treepack.dataset.sharding import Ownership, next_shard, own
-from treepack.dataset.state import Iteration, Scope, ShardState, make_state, shards_of
+from treepack.dataset.state import Iteration, Scope, ShardState, seal, shards_of, unsealed
 from treepack.dataset.virtual_shard import FATAL, VirtualShard
 from treepack.errors import BatchError, DatasetError, TreepackError
 from treepack.sources.protocol import is_map_style
@@ -109,15 +110,15 @@ class PackIterator:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration stands after the row that it gave last."""
-        return self._make_state(None)
+        return seal(self._unsealed(None))
 
-    def _make_state(self, iteration: Iteration | None) -> dict[str, Any]:
+    def _unsealed(self, iteration: Iteration | None) -> dict[str, Any]:
         for shard in self._shards:
             if shard.index not in self._states:
                 self._states[shard.index] = shard.state()
         ordered = [self._states[shard.index] for shard in self._shards]
         total = self._ownership.total
-        return make_state(self._fingerprint, self._scope(), total, ordered, iteration)
+        return unsealed(self._fingerprint, self._scope(), total, ordered, iteration)
 
     @property
     def _can_resume(self) -> bool:
@@ -171,7 +172,7 @@ class PackIterator:
             budgets=settings.budgets,
             sliding_windows=settings.sliding_windows,
             vision_on_every_row=settings.vision_on_every_row,
-            state=self._make_state(self.iteration) if self._can_resume else None,
+            state=partial(seal, self._unsealed(self.iteration)) if self._can_resume else None,
         )
         batch["treepack"].stats.update(shard.stats())
         return batch

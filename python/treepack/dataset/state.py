@@ -104,6 +104,17 @@ def make_state(
     iteration: Iteration | None = None,
 ) -> dict[str, Any]:
     """A state as users save it, or, with an iteration, as it travels with a batch."""
+    return seal(unsealed(fingerprint, scope, virtual_shards, shards, iteration))
+
+
+def unsealed(
+    fingerprint: Mapping[str, Any],
+    scope: Scope,
+    virtual_shards: int,
+    shards: Iterable[ShardState] = (),
+    iteration: Iteration | None = None,
+) -> dict[str, Any]:
+    """A state without its digest, which costs more than all else in it; see `seal`."""
     state = {
         "version": VERSION,
         "fingerprint": dict(fingerprint),
@@ -113,6 +124,11 @@ def make_state(
     }
     if iteration is not None:
         state["iteration"] = list(iteration)
+    return state
+
+
+def seal(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The same state with its digest."""
     return {**state, "digest": _digest(state)}
 
 
@@ -122,7 +138,7 @@ def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(rest).encode()).hexdigest()[:16]
 
 
-# Every row carries a state: an encoder that is made anew each time costs half as much again.
+# An encoder that is made anew each time costs half as much again.
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
 
