@@ -114,9 +114,12 @@ class Examples:
             # It waited in the pool as it goes into the row.
             return item
         if item is None:
-            item = self._item(load_example(self.source, arrival.index), arrival.name)
-        tree = item if isinstance(item, MessageTree) else self._family(item).load(item)
-        return self._finish(tree, arrival.name)
+            item = load_example(self.source, arrival.index)
+        if not isinstance(item, MessageTree):
+            item = self._item(item, arrival.name)
+            if not isinstance(item, MessageTree):
+                item = self._family(item).load(item)
+        return self._finish(item, arrival.name)
 
     def _finish(self, tree: MessageTree, name: Any) -> MessageTree:
         """The tree as it goes into a row: with a key, transformed and checked."""
@@ -135,15 +138,14 @@ class Examples:
 
     def _check_cost(self, arrival: Arrival, tree: MessageTree, cost: Mapping[str, int]) -> None:
         real = tree.cost
-        real = {name: real.get(name, measured) for name, measured in cost.items()}
         for name, measured in cost.items():
-            if real[name] != measured:
+            if real.get(name, measured) != measured:
                 raise CostMismatchError(
                     f"{example_name(arrival.name)} was measured with {measured} {name} and has "
                     f"{real[name]} now that it is loaded, which could exceed a budget; make "
                     'measure() agree with load(), or set on_cost_mismatch="requeue"',
                     tree,
-                    real,
+                    {name: real.get(name, measured) for name, measured in cost.items()},
                 )
 
     def _item(self, item: Any, name: Any) -> Any:
