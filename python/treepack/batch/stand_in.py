@@ -65,6 +65,12 @@ class StandIn:
         """
         raise BatchError(_message(self._name))
 
+    def to(self, *_: object, **__: object) -> StandIn:
+        """Itself: ``{name: value.to(device) for ...}`` moves a batch and reads nothing."""
+        return self
+
+    cpu = cuda = pin_memory = to
+
     def __hash__(self) -> int:
         return hash(self._name)
 

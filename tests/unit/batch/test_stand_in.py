@@ -47,6 +47,12 @@ def test_whoever_counts_labels_gets_an_error_that_is_not_taken_for_an_answer():
         MASK[0]
 
 
+def test_moving_a_batch_value_by_value_reads_nothing():
+    batch = {"a": torch.zeros(1), "labels": LABELS, "attention_mask": MASK}
+    assert {k: v.to("cpu", non_blocking=True) for k, v in batch.items()}["labels"] is LABELS
+    assert MASK.cpu() is MASK.cuda() is MASK.pin_memory() is MASK
+
+
 def test_stand_ins_of_one_name_are_equal_and_stay_so():
     assert LABELS == StandIn("labels") != MASK
     assert operator.ne(LABELS, StandIn("labels")) is False
