@@ -19,24 +19,32 @@ import json
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from treepack._lazy import lazy_names
 from treepack.batch import PackedBatch, PackedRow
 from treepack.dataset import PackedDataset
 from treepack.dataset.state import last_shard, shards_of
 from treepack.errors import DatasetError
 from treepack.sources.protocol import is_map_style
 
+if TYPE_CHECKING:
+    from treepack.check.exact import check_exact
+
 __all__ = [
     "assert_batches_equal",
+    "check_exact",
     "check_exactly_once",
     "check_resume_everywhere",
     "check_same_packs_for_any_topology",
 ]
+
+# It needs a model, and lies to the right of what this module may import.
+__getattr__, __dir__ = lazy_names(__name__, {"check_exact": "treepack.check.exact"})
 
 
 def check_exactly_once(

@@ -43,6 +43,7 @@ from treepack.families.row_inputs import RowInputs
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.images import image_size
 from treepack.sources.media import cut, show
+from treepack.sources.records.base import Turn
 from treepack.sources.videos import Clip, video_clip
 from treepack.tree import IGNORE, MessageTree, example_name
 
@@ -102,6 +103,27 @@ class Family(RowInputs, ABC):
 
     Raises:
         FamilyError: the tokenizer cannot say the end of a turn, or lacks a token of the family.
+
+    Example:
+        A text model that counts letters, with a family of its own:
+
+        >>> from types import SimpleNamespace as Stub
+        >>> from treepack.families.chat_format import ChatWriter
+        >>> from treepack.families.roots import Root
+        >>> class Letters(Family):
+        ...     name, default_fps, costs = "letters", 1.0, ("tokens",)
+        ...     def measure_root(self, conversations, seen):
+        ...         return MeasuredRoot(0, {})
+        ...     def load_root(self, conversations, seen):
+        ...         nothing = Root(np.empty(0, np.int64), np.empty((0, 3), np.int64))
+        ...         return LoadedRoot(nothing, {}, None, {})
+        ...     def branches(self, conversations):
+        ...         writer = ChatWriter(self.tokenizer, ChatFormat("Q: ", " A: ", end="."))
+        ...         return [writer.turns(turns, False) for turns in conversations.branches]
+        >>> tokenizer = Stub(encode=lambda text, **_: list(text.encode()))
+        >>> example = Conversations([[("What?", "A cat")]])
+        >>> bytes(Letters(tokenizer).load(example).tokens.tolist())
+        b'Q: What? A: A cat'
     """
 
     processors: ClassVar[tuple[str, ...]]
@@ -202,6 +224,24 @@ class Family(RowInputs, ABC):
             root_positions=made.positions,
             costs=made.costs,
         )
+
+    def render(
+        self,
+        conversations: Conversations,  # noqa: ARG002
+        turns: Sequence[Turn],  # noqa: ARG002
+    ) -> dict[str, Array] | None:
+        """What the processor itself makes of one whole conversation with the example's media.
+
+        It is for checks: nothing that this class knows of templates and tokens goes into it.
+
+        Args:
+            conversations: the example.
+            turns: one of its branches.
+
+        Returns:
+            Everything that the processor gives, by name; ``None`` if it renders no conversation.
+        """
+        return None
 
     def token(self, name: str) -> int:
         """The id of a special token that the family cannot do without.

@@ -41,6 +41,10 @@ class MediumFamily(Family):
     What `measure_image` says of an image must be true of the arrays that `image_arrays` makes of
     it, and likewise for videos; `load` checks the cost.
 
+    Args:
+        processor: Hugging Face processor of the model.
+        chat: how turns are written; by default ChatML where the tokenizer knows it.
+
     Attributes:
         media_first: whether the chat template writes media before the first turn.
 
