@@ -247,7 +247,10 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _copy(dataset: PackedDataset, shard: tuple[int, int] | None = None) -> PackedDataset:
     """A dataset of the same source that knows nothing of the first one's position."""
-    return dataset.at_start(shard=dataset.shard if shard is None else shard)
+    # No model runs on these rows, so no rank waits for another.
+    fill = dataset.settings.vision_on_every_row or False
+    shard = dataset.shard if shard is None else shard
+    return dataset.at_start(shard=shard, vision_on_every_row=fill)
 
 
 def _batches(

@@ -123,7 +123,11 @@ class ProcessorFamily(Family):
         return sum(arrays[name].shape[self.joins.get(name, Join()).axis] for name in names)
 
     def recast(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        """The processor's arrays under the names under which a row passes them to the model."""
+        """The processor's arrays under the names under which a row passes them to the model.
+
+        Args:
+            arrays: all that the processor gave but tokens.
+        """
         return arrays
 
     def root_positions(self, made: Mapping[str, Array]) -> Int64 | None:  # noqa: ARG002

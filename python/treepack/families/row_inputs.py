@@ -182,13 +182,13 @@ def media_kinds(
 
 def _makers(given: set[str]) -> list[str]:
     """The families that make such media; none if they are only pixels, which many make."""
-    found = {
-        kind.name: max(
-            (len(n) for n in kind.media_names.values() if given.issuperset(n)), default=0
-        )
-        for kind in _subclasses(RowInputs)
-        if hasattr(kind, "name")
-    }
+
+    def matched(kind: type[RowInputs]) -> int:
+        made = (names for names in kind.media_names.values() if given.issuperset(names))
+        return max(map(len, made), default=0)
+
+    named = [kind for kind in _subclasses(RowInputs) if hasattr(kind, "name")]
+    found = {kind.name: matched(kind) for kind in named}
     most = max(found.values(), default=0)
     return sorted(name for name, n in found.items() if n == most > 1)
 
