@@ -18,9 +18,11 @@ WITH_VIDEOS = {
     "glm4v",
     "internvl",
     "llava_onevision",
+    "molmo2",
     "perception_lm",
     "qwen2_5_vl",
     "qwen2_vl",
+    "qwen3_vl",
     "qwen3_vl_moe",
     "smolvlm",
 }

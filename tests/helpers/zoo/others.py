@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import transformers as hf
+from helpers.tiny_models import molmo2_model, molmo2_processor
 from helpers.zoo.common import SIGLIP, SQUARE, model, template, text_config, token_ids, tokenizer
 
 
@@ -129,4 +130,8 @@ def perception_lm():
     return built, model("PerceptionLMForConditionalGeneration", config)
 
 
-BUILDERS = {"gemma3": gemma3, "gemma4": gemma4, "perception_lm": perception_lm}
+def molmo2():
+    return molmo2_processor(), molmo2_model()
+
+
+BUILDERS = {"molmo2": molmo2, "gemma3": gemma3, "gemma4": gemma4, "perception_lm": perception_lm}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import transformers as hf
-from helpers.tiny_models import QWEN_TOKENS, TEXT, qwen3_vl_processor
+from helpers.tiny_models import QWEN_TOKENS, TEXT, qwen3_vl_model, qwen3_vl_processor
 from helpers.zoo.common import THETA, model, template, text_config, token_ids, tokenizer
 
 QWEN_TEMPLATE = template(
@@ -134,7 +134,12 @@ def mistral3(window=None):
     return built, model("Mistral3ForConditionalGeneration", config)
 
 
+def qwen3_vl():
+    return qwen3_vl_processor(), qwen3_vl_model()
+
+
 BUILDERS = {
+    "qwen3_vl": qwen3_vl,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl_moe": qwen3_vl_moe,

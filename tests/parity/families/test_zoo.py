@@ -8,45 +8,12 @@ import pytest
 import treepack as tp
 from helpers import zoo
 from helpers.cases import cases
-from helpers.tiny_models import film, photo
 from helpers.unrounded import unrounded
+from helpers.zoo.examples import TEXT, A, B, image, rows, video
 from treepack import families
 
 # GLM's processor makes arrays of lists of tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-A = [[("What is it?", "A cat.")], [("Its colour?", "Black."), ("Sure?", "Yes.")], [("Many?", "1")]]
-B = [[("Which?", "The 2nd.")], [("left or right", "ok")]]
-TEXT = tp.Conversations([[("Hi", "Ho"), ("And?", "So.")]], key="text")
-
-
-def image(seed, height, width):
-    return "image", photo(seed, height, width)
-
-
-def video(seed, frames, height, width):
-    return "video", film(seed, frames, height, width)
-
-
-def pair(name):
-    # PerceptionLM's processor takes several images of an example only with equally many tiles.
-    second = (64, 30) if name == "perception_lm" else (40, 44)
-    media = [image(2, 64, 30), image(3, *second)]
-    return tp.Conversations(B, media, texts=["", "and [this] "], key="pair", system="Be brief.")
-
-
-def rows(name):
-    one = tp.Conversations(A, [image(1, 40, 60)], key="one")
-    yield "images", [one, TEXT, pair(name)]
-    if name in zoo.WITH_VIDEOS:
-        frames = 4 if name == "llava_onevision" else 7
-        films = [
-            tp.Conversations(A, [video(1, 4, 24, 32)], key="film"),
-            tp.Conversations(B, [video(2, frames, 40, 24)], key="long"),
-        ]
-        yield "videos", films
-        yield "mixed", [films[0], one, TEXT, films[1]]
-
 
 ROWS = [(name, kind) for name in zoo.BUILDERS for kind, _ in rows(name)]
 
