@@ -13,6 +13,7 @@ import torch
 
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
+from treepack.attention.arguments import checked_window
 from treepack.errors import AttentionError
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class PackedRow:
         """For each target the example of the row that it belongs to, int64 ``[L]``."""
         return self.mask.node_example[self.target_node].astype(np.int64)
 
-    def plan_for(self, window: int) -> TreePlan:
+    def plan_for(self, window: int | None) -> TreePlan:
         """The plan of layers with a sliding window, on the device of the row.
 
         Made at its first use, once for each window, and moved with the row. ``torch.compile``
@@ -103,8 +104,12 @@ class PackedRow:
             window: tokens of its path that a query sees, itself included.
 
         Raises:
-            AttentionError: ``torch.compile`` is tracing, and the plan has not been made.
+            AttentionError: a window that is no integer of 1 or more; or ``torch.compile`` is
+                tracing, and the plan has not been made.
         """
+        window = checked_window(window)
+        if window is None:
+            return self.plan
         if window not in self._windows:
             _reject_to_trace(
                 f"no plan for a window of {window} tokens; have it made before: "
@@ -125,8 +130,10 @@ class PackedRow:
             window: tokens of its path that a query sees, or ``None`` for all.
 
         Raises:
-            AttentionError: ``torch.compile`` is tracing, and the blocks have not been made.
+            AttentionError: a window that is no integer of 1 or more; or ``torch.compile`` is
+                tracing, and the blocks have not been made.
         """
+        window = checked_window(window)
         if window not in self._blocks:
             reach = "the whole row" if window is None else f"a window of {window} tokens"
             _reject_to_trace(
