@@ -128,6 +128,7 @@ def collate(
         state,
         _plan_windows(mask, sliding_windows),
         targets.counts,
+        row.roles,
     )
     return batch
 

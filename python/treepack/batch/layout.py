@@ -71,6 +71,12 @@ class RowLayout:
         """Keys of the examples."""
         return [tree.key for tree in self.trees]
 
+    @property
+    def roles(self) -> tuple[str | None, ...] | None:
+        """Role of each node; ``None`` if none has one."""
+        roles = tuple([node.role for node in self.nodes])
+        return roles if any(role is not None for role in roles) else None
+
     def mask(self, bidirectional: str) -> TreeMask:
         """The compressed mask of the row."""
         lengths = np.fromiter(map(_length, self.nodes), np.int64, len(self.nodes))

@@ -34,18 +34,24 @@ class PackedRow:
         stats: numbers for a logger, by name: fill of each budget, examples, branches, targets.
         state: where the stream stands after this row (see `PackedDataset`), or ``None``.
         target_counts: int64 ``[nodes]``, targets of each node of the mask.
+        roles: what each node of the mask is to a loss, such as ``"chosen"``, or ``None``; ``None``
+            for the whole row if no node has a role.
 
     Example:
         A preference or RL loss needs the log-probability of each response; here of two branches:
 
         >>> import torch, treepack as tp
-        >>> answers = [tp.MessageTree([5, 6], labels=[5, 6]), tp.MessageTree([7], labels=[7])]
+        >>> answers = [
+        ...     tp.MessageTree([5, 6], labels=[5, 6], role="chosen"),
+        ...     tp.MessageTree([7], labels=[7], role="rejected"),
+        ... ]
         >>> batch = tp.collate([tp.MessageTree([1, 2], children=answers)])
         >>> row, logits = batch["treepack"], torch.zeros(1, 3, 8)  # model(**batch).logits
         >>> each = logits[0].log_softmax(-1).gather(1, batch["targets"].T)[:, 0]
         >>> node = torch.from_numpy(row.target_node)
-        >>> torch.zeros(row.mask.n_nodes).index_add(0, node, each)  # the root has no target
-        tensor([ 0.0000, -4.1589, -2.0794])
+        >>> nodes = torch.zeros(row.mask.n_nodes).index_add(0, node, each)  # the root has no target
+        >>> nodes[row.nodes_of("chosen")], nodes[row.nodes_of("rejected")]
+        (tensor([-4.1589]), tensor([-2.0794]))
     """
 
     __slots__ = (
@@ -55,6 +61,7 @@ class PackedRow:
         "keys",
         "mask",
         "plan",
+        "roles",
         "state",
         "stats",
         "target_counts",
@@ -69,6 +76,7 @@ class PackedRow:
         state: Any = None,
         windows: Mapping[int, TreePlan] | None = None,
         target_counts: npt.NDArray[np.int64] | None = None,
+        roles: Sequence[str | None] | None = None,
     ) -> None:
         self.mask = mask
         self.plan = plan
@@ -78,6 +86,7 @@ class PackedRow:
         if target_counts is None:
             target_counts = np.zeros(mask.n_nodes, np.int64)
         self.target_counts = target_counts
+        self.roles = None if roles is None else tuple(roles)
         # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
         # By window, ``None`` for the whole row; not moved with the row, but made anew.
@@ -93,6 +102,25 @@ class PackedRow:
     def target_example(self) -> npt.NDArray[np.int64]:
         """For each target the example of the row that it belongs to, int64 ``[L]``."""
         return self.mask.node_example[self.target_node].astype(np.int64)
+
+    def nodes_of(self, role: str) -> npt.NDArray[np.int64]:
+        """The nodes of the mask with a role, int64 ``[n]``, in the order of the row.
+
+        A preference record gives a branch of each role, so the n-th ``"chosen"`` node and the n-th
+        ``"rejected"`` one answer the same prompt.
+
+        Args:
+            role: as `MessageTree` and `Conversations` name it.
+
+        Example:
+            >>> import treepack as tp
+            >>> answers = [tp.MessageTree([7], role=role) for role in ("chosen", "rejected")]
+            >>> row = tp.collate([tp.MessageTree([1], children=answers)] * 2)["treepack"]
+            >>> row.roles, row.nodes_of("rejected").tolist()
+            ((None, 'chosen', 'rejected', None, 'chosen', 'rejected'), [2, 5])
+        """
+        found = [node for node, own in enumerate(self.roles or ()) if own == role]
+        return np.array(found, np.int64)
 
     def plan_for(self, window: int | None) -> TreePlan:
         """The plan of layers with a sliding window, on the device of the row.
@@ -158,11 +186,13 @@ class PackedRow:
     def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
         windows = {window: move(plan) for window, plan in self._windows.items()}
         told = (self.keys, self.stats, self.state)
-        return PackedRow(self.mask, move(self.plan), *told, windows, self.target_counts)
+        about = self.target_counts, self.roles
+        return PackedRow(self.mask, move(self.plan), *told, windows, *about)
 
     def __reduce__(self) -> tuple[Any, ...]:
         told = (self.keys, self.stats, self.state)
-        return PackedRow, (self.mask, self.plan, *told, self._windows, self.target_counts)
+        about = self.target_counts, self.roles
+        return PackedRow, (self.mask, self.plan, *told, self._windows, *about)
 
     def __repr__(self) -> str:
         return f"PackedRow(keys={reprlib.repr(self.keys)}, mask={self.mask!r})"

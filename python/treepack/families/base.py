@@ -251,11 +251,17 @@ class Family(RowInputs, ABC):
         costs = {self.vision_cost: sum(visual.cost for visual in visuals)}
         if not conversations.media and len(branches) == 1:
             return MessageTree(
-                **_one_node(root.tokens, branches[0]), key=conversations.key, costs=costs
+                **_one_node(root.tokens, branches[0]),
+                key=conversations.key,
+                costs=costs,
+                role=conversations.roles[0],
             )
         return MessageTree(
             root.tokens,
-            children=[MessageTree(**written._asdict()) for written in branches],
+            children=[
+                MessageTree(**written._asdict(), role=role)
+                for written, role in zip(branches, conversations.roles, strict=True)
+            ],
             key=conversations.key,
             image_runs=root.runs,
             media=self.join(parts),
