@@ -238,7 +238,9 @@ def assert_batches_equal(actual: PackedBatch, expected: PackedBatch, name: str =
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(b, PackedRow):
-        same = all(getattr(a, name) == getattr(b, name) for name in ("mask", "keys", "stats"))
+        same = all(
+            getattr(a, name) == getattr(b, name) for name in ("mask", "keys", "stats", "roles")
+        )
         return same and np.array_equal(a.target_counts, b.target_counts)
     if isinstance(b, torch.Tensor):
         return bool(a.dtype == b.dtype and torch.equal(a, b))

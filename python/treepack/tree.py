@@ -63,10 +63,13 @@ class MessageTree:
             counts from 0 (root only).
         costs: what the tree takes of each budget but ``tokens``, in the unit of that budget, such
             as ``{"crops": 12}`` (root only). Tokens are counted.
+        role: what the node is to a loss, such as ``"chosen"`` or ``"rejected"`` of a preference;
+            it comes out as ``batch["treepack"].roles``.
 
     Raises:
         TreeError: an array of the wrong type or length; an id, label, weight or image run out of
-            range; a root-only argument in a child; or media under a name that the row itself uses.
+            range; a root-only argument in a child; media under a name that the row itself uses; or
+            a role that is no text.
         CostError: a cost that is not an integer of 0 or more, or a cost named ``tokens``.
 
     Source:
@@ -88,6 +91,7 @@ class MessageTree:
         "key",
         "labels",
         "media",
+        "role",
         "root_positions",
         "tokens",
         "weight",
@@ -106,6 +110,7 @@ class MessageTree:
         media: Mapping[str, npt.NDArray[Any]] | None = None,
         root_positions: npt.ArrayLike | None = None,
         costs: Mapping[str, int] | None = None,
+        role: str | None = None,
     ) -> None:
         self.key = key
         self.tokens = _ids("tokens", tokens, ("n",), key)
@@ -122,6 +127,7 @@ class MessageTree:
             else _ints("root_positions", root_positions, ("A", n), key)
         )
         self.costs = None if costs is None else _costs(costs, key)
+        self.role = None if role is None else _role(role, key)
 
     def with_key(self, key: Any) -> MessageTree:
         """The same tree under another name; arrays are shared, and this tree is unchanged.
@@ -277,6 +283,14 @@ def _token(name: str, value: Any, key: Any) -> int:
     if not _is_integer(value) or not 0 <= value <= MOST_INT64:
         raise TreeError(f"{example_name(key)}: {name} must be a token id, got {value!r}")
     return int(value)
+
+
+def _role(value: Any, key: Any) -> str:
+    if not isinstance(value, str):
+        raise TreeError(
+            f"{example_name(key)}: role must be a text, such as 'chosen', got {value!r:.200}"
+        )
+    return value
 
 
 def _is_integer(value: Any) -> bool:

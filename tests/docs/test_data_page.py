@@ -69,7 +69,7 @@ def test_what_is_honoured_is_on_the_page():
 def test_what_is_rejected_is_rejected():
     text = section("What is rejected, and why")
     tables = (unsupported.RECORD, unsupported.TURN, unsupported.MEDIUM, unsupported.QUESTION)
-    known = set().union(*tables, unsupported.SPEAKERS, unsupported.SHAPES)
+    known = set().union(*tables, unsupported.SPEAKERS, unsupported.SHAPES, unsupported.HISTORY)
     named = set(re.findall(r"`(\w+)`", text)) - {"assistant", "objects", "image_path", "format"}
     assert named <= known
     with pytest.raises(DataError, match="name it in 'image'"):

@@ -142,6 +142,9 @@ def test_trees_of_your_own_train_a_text_model():
 def test_preferences_are_those_of_each_response_alone():
     made = example_data()
     tools = {"cross_entropy": cross_entropy, "logsigmoid": logsigmoid}
+    for tree in made["trees"]:
+        for answer, role in zip(tree.children, ("chosen", "rejected"), strict=True):
+            answer.role = role
     batch = next(iter(made["dataset"]))
     made = {**made, **tools, "batch": batch}
     exec(PREFERENCES, made)

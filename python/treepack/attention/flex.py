@@ -157,7 +157,9 @@ def make_blocks(mask: TreeMask, device: torch.device, window: int | None = None)
         mask_mod=_mask_function(mask, device, cut),
         **lists,
     )
-    return Blocks(block_mask, (torch.arange(mask.total) >= mask.used)[:, None, None].to(device))
+    # By numpy, which says that memory is short by a MemoryError.
+    padding = torch.from_numpy(np.arange(mask.total) >= mask.used)
+    return Blocks(block_mask, padding[:, None, None].to(device))
 
 
 _blocks_of = functools.lru_cache(maxsize=16)(make_blocks)

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from treepack._core import TreeMask
 from treepack.attention import backends
+from treepack.attention.arguments import (
+    check_shapes,
+    check_tensors,
+    checked_scale,
+    checked_softcap,
+    checked_window,
+)
 from treepack.attention.merge import merge_on
 from treepack.attention.plan import Tokens, TreePlan, read_calls
 from treepack.errors import AttentionError
 
 if TYPE_CHECKING:
-    from treepack._core import TreeMask
     from treepack.attention.backends import Backend
     from treepack.attention.plan import Call, PlannedRow
 
@@ -63,8 +70,10 @@ def tree_attention(
         its gradients, whatever it holds. Nothing waits for the device.
 
     Raises:
-        AttentionError: shapes, dtypes or devices that do not fit each other, the mask, or the
-            backend.
+        AttentionError: an argument that makes no sense, or tensors that do not fit each other,
+            the mask, or the backend; it names the argument and what to change. Every backend
+            rejects the same arguments, before any kernel runs.
+        MemoryError: there is no room for the plan of the mask.
 
     Source:
         FlashAttention-2, arXiv 2307.08691; merging of parts as in ring attention, arXiv 2310.01889.
@@ -76,28 +85,25 @@ def tree_attention(
         >>> tree_attention(zeros, zeros, v, mask).flatten()
         tensor([1.0000, 1.5000, 3.0000, 4.0000])
     """
+    check_tensors(q=q, k=k, v=v)
     q, k, v = _autocast(q, k, v)
-    _check_inputs(q, k, v)
+    check_shapes(q, k, v)
+    factor, reach = checked_scale(scale, q.shape[2]), checked_window(window)
+    backend = backends.checked_name(backends.default(q.device) if backend is None else backend)
+    cap = checked_softcap(softcap, backend)
     if backend == "flex":
         from treepack.attention.flex import attend
 
-        return attend(q, k, v, mask, scale, window, softcap)
-    if softcap is not None:
-        raise AttentionError(
-            f"scores capped at {softcap}: varlen kernels cannot merge such parts; use "
-            "backend='flex'"
-        )
-    plan = find_plan(mask, q.device, window)
+        return attend(q, k, v, mask, factor, reach, cap)
+    plan = find_plan(mask, q.device, reach)
     if plan.device != q.device:
         raise AttentionError(
             f"the mask is on {plan.device}, q on {q.device}; "
             f"move the batch first: batch.to({str(q.device)!r})"
         )
-    backend = backend or backends.default(q.device)
     if backend in backends.WITHOUT_GAPS:
         plan = plan.without_gaps()
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    out, _ = attn_fwd(q, k, v, plan.entries, plan.host, scale, backend)
+    out, _ = attn_fwd(q, k, v, plan.entries, plan.host, factor, backend)
     return out
 
 
@@ -110,29 +116,6 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
 
 
-def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape:
-        raise AttentionError(
-            "expected q [T, H, D] and k, v [T, Hk, D], got "
-            f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
-        )
-    if q.shape[0] != k.shape[0] or q.shape[2] != k.shape[2]:
-        raise AttentionError(
-            f"q is {tuple(q.shape)}, k is {tuple(k.shape)}: they must agree in length and head "
-            "size; a KV cache (more keys than queries) has no place here"
-        )
-    if q.shape[1] % k.shape[1]:
-        raise AttentionError(
-            f"{q.shape[1]} query heads do not divide among {k.shape[1]} key heads; "
-            "grouped-query attention needs a multiple"
-        )
-    if not (q.dtype == k.dtype == v.dtype and q.device == k.device == v.device):
-        raise AttentionError(
-            f"q, k, v must share dtype and device, got {q.dtype}, {k.dtype}, {v.dtype} on "
-            f"{q.device}, {k.device}, {v.device}; cast or move them"
-        )
-
-
 def find_plan(mask: Any, device: torch.device, window: int | None = None) -> TreePlan:
     """The plan that a mask argument holds; a ``TreeMask`` is planned, once for each device."""
     if isinstance(mask, TreePlan):
@@ -142,14 +125,14 @@ def find_plan(mask: Any, device: torch.device, window: int | None = None) -> Tre
                 f"longest path has {mask.longest}; pass batch['treepack'], which has every plan"
             )
         return mask
+    if isinstance(mask, TreeMask):
+        return _plan_of(mask, device, window)
     plan = getattr(mask, "plan", None)
-    if isinstance(plan, TreePlan):
-        return plan if window is None else mask.plan_for(window)
-    if not callable(plan):
+    if not isinstance(plan, TreePlan):
         raise AttentionError(
             f"mask must be a TreeMask, a TreePlan or batch['treepack'], got {type(mask).__name__}"
         )
-    return _plan_of(mask, device, window)
+    return plan if window is None else mask.plan_for(window)
 
 
 @functools.lru_cache(maxsize=16)
@@ -316,6 +299,13 @@ def _backward(ctx: Any, grad_out: Tensor, _grad_lse: Tensor | None) -> tuple[Ten
     return (*grads, None, None, None, None)
 
 
+def _reject_second(_ctx: Any, *_grads: Tensor) -> None:
+    raise AttentionError(
+        "the gradient of attention has no gradient of its own; leave create_graph=True out, or use "
+        "an attention that has one (eager) where second derivatives are needed"
+    )
+
+
 # The host table is read inside the operators, never in traced code: so a compiled graph holds no
 # number of any one mask, and takes two tensors of any length instead of a list of calls.
 _op = functools.partial(
@@ -326,3 +316,4 @@ attn_bwd = _op("treepack::attn_bwd", run_backward)
 attn_fwd.register_fake(_fake_forward)
 attn_bwd.register_fake(_fake_backward)
 attn_fwd.register_autograd(_backward, setup_context=_setup_context)
+attn_bwd.register_autograd(_reject_second)

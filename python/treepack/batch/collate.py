@@ -11,6 +11,7 @@ import torch
 
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
+from treepack.attention.arguments import checked_window
 from treepack.batch.layout import RowLayout
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
@@ -81,8 +82,10 @@ def collate(
 
     Raises:
         BatchError: ``trees`` or ``sliding_windows`` is not a list of them, media cannot be
-            concatenated, or ``total`` is less than the tokens of the trees.
+            concatenated, or ``total`` is no integer or less than the tokens of the trees.
+        AttentionError: a sliding window that is no integer of 1 or more.
         TreeError: image runs that the mask cannot express.
+        MemoryError: there is no room for the row.
 
     Source:
         Message trees: Molmo2, arXiv 2601.10611. The layout: transformers' padding-free batches
@@ -126,6 +129,7 @@ def collate(
         state,
         _plan_windows(mask, sliding_windows),
         targets.counts,
+        row.roles,
     )
     return batch
 
@@ -159,7 +163,8 @@ def _plan_windows(mask: TreeMask, windows: Iterable[int]) -> dict[int, TreePlan]
             f"sliding_windows is {windows!r}, not a list of windows in tokens; pass "
             "treepack.hf.sliding_windows(model), or [w]"
         )
-    return {window: TreePlan.from_mask(mask, window) for window in windows}
+    checked = [window for window in map(checked_window, windows) if window is not None]
+    return {window: TreePlan.from_mask(mask, window) for window in checked}
 
 
 def concatenate_media(trees: Sequence[MessageTree]) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ class RowLayout:
         total: length of the row with padding, in tokens; ``None`` pads nothing.
 
     Raises:
-        BatchError: ``trees`` is not a list of trees, is empty, or has more tokens than ``total``.
+        BatchError: ``trees`` is not a list of trees, is empty, or has more tokens than ``total``;
+            ``total`` is no integer.
     """
 
     def __init__(self, trees: Iterable[MessageTree], total: int | None = None) -> None:
@@ -57,7 +59,7 @@ class RowLayout:
                 self.parents.append(parent if parent < 0 else parent + first)
                 used += len(node.tokens)
         self.used = used
-        self.total = used if total is None else int(total)
+        self.total = used if total is None else _checked_total(total)
         if self.total < used:
             raise BatchError(
                 f"{len(self.trees)} trees have {used} tokens, the row has room for {self.total}; "
@@ -68,6 +70,12 @@ class RowLayout:
     def keys(self) -> list[Any]:
         """Keys of the examples."""
         return [tree.key for tree in self.trees]
+
+    @property
+    def roles(self) -> tuple[str | None, ...] | None:
+        """Role of each node; ``None`` if none has one."""
+        roles = tuple([node.role for node in self.nodes])
+        return roles if any(role is not None for role in roles) else None
 
     def mask(self, bidirectional: str) -> TreeMask:
         """The compressed mask of the row."""
@@ -212,3 +220,9 @@ def _end_weight(node: MessageTree) -> float:
     if isinstance(node.weight, float):
         return node.weight
     return float(node.weight[-1]) if len(node.weight) else 1.0
+
+
+def _checked_total(total: Any) -> int:
+    if isinstance(total, bool) or not hasattr(total, "__index__"):
+        raise BatchError(f"total is {total!r:.200}; it counts tokens, so it must be an integer")
+    return operator.index(total)

@@ -13,6 +13,7 @@ import torch
 
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
+from treepack.attention.arguments import checked_window
 from treepack.errors import AttentionError
 
 if TYPE_CHECKING:
@@ -32,18 +33,24 @@ class PackedRow:
         keys: keys of the examples, in the order of the row.
         stats: numbers for a logger, by name: fill of each budget, examples, branches, targets.
         target_counts: int64 ``[nodes]``, targets of each node of the mask.
+        roles: what each node of the mask is to a loss, such as ``"chosen"``, or ``None``; ``None``
+            for the whole row if no node has a role.
 
     Example:
         A preference or RL loss needs the log-probability of each response; here of two branches:
 
         >>> import torch, treepack as tp
-        >>> answers = [tp.MessageTree([5, 6], labels=[5, 6]), tp.MessageTree([7], labels=[7])]
+        >>> answers = [
+        ...     tp.MessageTree([5, 6], labels=[5, 6], role="chosen"),
+        ...     tp.MessageTree([7], labels=[7], role="rejected"),
+        ... ]
         >>> batch = tp.collate([tp.MessageTree([1, 2], children=answers)])
         >>> row, logits = batch["treepack"], torch.zeros(1, 3, 8)  # model(**batch).logits
         >>> each = logits[0].log_softmax(-1).gather(1, batch["targets"].T)[:, 0]
         >>> node = torch.from_numpy(row.target_node)
-        >>> torch.zeros(row.mask.n_nodes).index_add(0, node, each)  # the root has no target
-        tensor([ 0.0000, -4.1589, -2.0794])
+        >>> nodes = torch.zeros(row.mask.n_nodes).index_add(0, node, each)  # the root has no target
+        >>> nodes[row.nodes_of("chosen")], nodes[row.nodes_of("rejected")]
+        (tensor([-4.1589]), tensor([-2.0794]))
     """
 
     __slots__ = (
@@ -54,6 +61,7 @@ class PackedRow:
         "keys",
         "mask",
         "plan",
+        "roles",
         "stats",
         "target_counts",
     )
@@ -67,6 +75,7 @@ class PackedRow:
         state: Any = None,
         windows: Mapping[int, TreePlan] | None = None,
         target_counts: npt.NDArray[np.int64] | None = None,
+        roles: Sequence[str | None] | None = None,
     ) -> None:
         self.mask = mask
         self.plan = plan
@@ -76,6 +85,7 @@ class PackedRow:
         if target_counts is None:
             target_counts = np.zeros(mask.n_nodes, np.int64)
         self.target_counts = target_counts
+        self.roles = None if roles is None else tuple(roles)
         # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
         # By window, ``None`` for the whole row; not moved with the row, but made anew.
@@ -100,7 +110,26 @@ class PackedRow:
         """For each target the example of the row that it belongs to, int64 ``[L]``."""
         return self.mask.node_example[self.target_node].astype(np.int64)
 
-    def plan_for(self, window: int) -> TreePlan:
+    def nodes_of(self, role: str) -> npt.NDArray[np.int64]:
+        """The nodes of the mask with a role, int64 ``[n]``, in the order of the row.
+
+        A preference record gives a branch of each role, so the n-th ``"chosen"`` node and the n-th
+        ``"rejected"`` one answer the same prompt.
+
+        Args:
+            role: as `MessageTree` and `Conversations` name it.
+
+        Example:
+            >>> import treepack as tp
+            >>> answers = [tp.MessageTree([7], role=role) for role in ("chosen", "rejected")]
+            >>> row = tp.collate([tp.MessageTree([1], children=answers)] * 2)["treepack"]
+            >>> row.roles, row.nodes_of("rejected").tolist()
+            ((None, 'chosen', 'rejected', None, 'chosen', 'rejected'), [2, 5])
+        """
+        found = [node for node, own in enumerate(self.roles or ()) if own == role]
+        return np.array(found, np.int64)
+
+    def plan_for(self, window: int | None) -> TreePlan:
         """The plan of layers with a sliding window, on the device of the row.
 
         Made at its first use, once for each window, and moved with the row. ``torch.compile``
@@ -110,8 +139,12 @@ class PackedRow:
             window: tokens of its path that a query sees, itself included.
 
         Raises:
-            AttentionError: ``torch.compile`` is tracing, and the plan has not been made.
+            AttentionError: a window that is no integer of 1 or more; or ``torch.compile`` is
+                tracing, and the plan has not been made.
         """
+        window = checked_window(window)
+        if window is None:
+            return self.plan
         if window not in self._windows:
             _reject_to_trace(
                 f"no plan for a window of {window} tokens; have it made before: "
@@ -132,8 +165,10 @@ class PackedRow:
             window: tokens of its path that a query sees, or ``None`` for all.
 
         Raises:
-            AttentionError: ``torch.compile`` is tracing, and the blocks have not been made.
+            AttentionError: a window that is no integer of 1 or more; or ``torch.compile`` is
+                tracing, and the blocks have not been made.
         """
+        window = checked_window(window)
         if window not in self._blocks:
             reach = "the whole row" if window is None else f"a window of {window} tokens"
             _reject_to_trace(
@@ -158,11 +193,13 @@ class PackedRow:
     def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
         windows = {window: move(plan) for window, plan in self._windows.items()}
         told = (self.keys, self.stats, self._state)
-        return PackedRow(self.mask, move(self.plan), *told, windows, self.target_counts)
+        about = self.target_counts, self.roles
+        return PackedRow(self.mask, move(self.plan), *told, windows, *about)
 
     def __reduce__(self) -> tuple[Any, ...]:
         told = (self.keys, self.stats, self._state)
-        return PackedRow, (self.mask, self.plan, *told, self._windows, self.target_counts)
+        about = self.target_counts, self.roles
+        return PackedRow, (self.mask, self.plan, *told, self._windows, *about)
 
     def __repr__(self) -> str:
         return f"PackedRow(keys={reprlib.repr(self.keys)}, mask={self.mask!r})"

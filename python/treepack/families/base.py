@@ -214,10 +214,18 @@ class Family(RowInputs, ABC):
         made = self.load_root(conversations, self._see(conversations))
         branches, root, key = self.branches(conversations), made.root, conversations.key
         if not conversations.media and len(branches) == 1:
-            return MessageTree(**_one_node(root.tokens, branches[0]), key=key, costs=made.costs)
+            return MessageTree(
+                **_one_node(root.tokens, branches[0]),
+                key=key,
+                costs=made.costs,
+                role=conversations.roles[0],
+            )
         return MessageTree(
             root.tokens,
-            children=[MessageTree(**written._asdict()) for written in branches],
+            children=[
+                MessageTree(**written._asdict(), role=role)
+                for written, role in zip(branches, conversations.roles, strict=True)
+            ],
             key=key,
             image_runs=root.runs,
             media=made.media,

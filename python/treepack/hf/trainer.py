@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from treepack.batch import PackedBatch
 from treepack.dataset import PackedDataset
-from treepack.errors import AttentionError, DatasetError, StateError
+from treepack.errors import AttentionError, BatchError, DatasetError, StateError
 from treepack.hf.model import is_packed
 from treepack.hf.seen import Seen, log
 from treepack.sources.protocol import is_map_style
@@ -115,7 +115,12 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         return super().training_step(model, inputs.to(self.args.device), *rest, **options)
 
     def compute_loss(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
-        """The weighted loss of one pack; labels are smoothed as the arguments say."""
+        """The weighted loss of one pack; labels are smoothed as the arguments say.
+
+        Raises:
+            BatchError: rejected answers, which this loss would train on as on good ones.
+        """
+        _reject_preferences(inputs)
         if self._label_smoothing:
             inputs = {**inputs, "label_smoothing": self._label_smoothing}
         return super().compute_loss(model, inputs, *rest, **options)
@@ -251,6 +256,17 @@ def _tell_topologies(data: PackedDataset, args: Any) -> None:
         total,
         total,
     )
+
+
+def _reject_preferences(inputs: Any) -> None:
+    row = inputs.get("treepack")
+    rejected = [] if row is None or row.roles is None else row.nodes_of("rejected")
+    if len(rejected):
+        raise BatchError(
+            f"the row has {len(rejected)} rejected answers (keys {row.keys!r:.200}), and the loss "
+            "of PackedTrainer would train on them as on good ones; override compute_loss with a "
+            "preference loss (docs/guide/trainers.md), or leave 'rejected' out of the records"
+        )
 
 
 def _packed(dataset: Any, name: str) -> PackedDataset:

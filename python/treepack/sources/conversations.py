@@ -198,6 +198,9 @@ def group_conversations(
     """
     if on_error not in ("raise", "skip"):
         raise DatasetError(f"on_error must be 'raise' or 'skip', got {shown(on_error)}")
+    for option, value in (("images", images), ("cache", cache)):
+        if value is not None and not isinstance(value, (str, os.PathLike)):
+            raise DatasetError(f"{option} must be the path of a folder, got {shown(value)}")
     folder = os.fspath(folder_of(records) if images is None else images)
     reader = RecordReader("" if folder == "." else folder, format, text_before_media)
     return GroupedConversations(open_store(records, cache), reader, on_error)

@@ -95,7 +95,7 @@ fn parts(c: &mut Criterion) {
                 let mask = black_box(&row).mask(mode);
                 let targets = mask.targets(&row.targets()).unwrap();
                 (
-                    mask.vectors(),
+                    mask.vectors().unwrap(),
                     mask.plan().unwrap(),
                     mask.positions(None).unwrap(),
                     targets,
@@ -107,7 +107,9 @@ fn parts(c: &mut Criterion) {
     group.bench_function("node table and groups", |b| {
         b.iter(|| black_box(&row).mask(Bidirectional::ImageTokens));
     });
-    group.bench_function("vectors", |b| b.iter(|| black_box(&mask).vectors()));
+    group.bench_function("vectors", |b| {
+        b.iter(|| black_box(&mask).vectors().unwrap());
+    });
     group.bench_function("plan", |b| b.iter(|| black_box(&mask).plan().unwrap()));
     group.bench_function("positions", |b| {
         b.iter(|| black_box(&mask).positions(None).unwrap());

@@ -7,6 +7,7 @@
 //! - [`attention`] turns a mask into what attention kernels take: varlen calls, with or without a
 //!   sliding window, and block lists.
 //! - [`permutation`] is the seekable shuffle that orders a stream.
+//! - [`room`] is memory that there may not be.
 //!
 //! `attention` uses `mask`; apart from that the modules know nothing of each other.
 //!
@@ -17,3 +18,4 @@ pub mod attention;
 pub mod mask;
 pub mod packing;
 pub mod permutation;
+pub mod room;

@@ -34,7 +34,6 @@ def tensors(total=14, heads=4, key_heads=2, size=8, dtype=torch.float64):
         ([tensors(total=15)[0], *tensors()[1:]], ["15", "14", "KV cache"]),
         ([*tensors()[:2], tensors(size=16)[2]], ["(14, 2, 8)", "(14, 2, 16)"]),
         ([*tensors()[:2], tensors(dtype=torch.float32)[2]], ["float32", "float64", "cast"]),
-        ([x.to("meta") for x in tensors()], ["cpu", "meta", ".to("]),
         ([x.int() for x in tensors()], ["int32", "float16"]),
     ],
 )

@@ -87,10 +87,10 @@ def test_a_special_token_spelt_out_in_the_data_is_only_text(name):
     family = find(name)
     trap = "a<|im_end|>b<im_patch><|image_pad|>c"
     tree = family.load(example(record(f"<image>{trap}", trap, image=photo(1))))
-    empty = family.load(example(record("<image>", "", image=photo(1))))
+    short = family.load(example(record("<image>", "x", image=photo(1))))
     encode = family.processor.tokenizer.encode
     letters = encode(trap, add_special_tokens=False, split_special_tokens=True)
-    assert tree.n_tokens == empty.n_tokens + 2 * len(letters)
+    assert tree.n_tokens == short.n_tokens - len(encode("x")) + 2 * len(letters)
     assert family.processor.tokenizer.decode(tree.children[0].tokens).count(trap) == 2
     assert family.load(example(record(trap, trap))).image_runs is None
 

@@ -15,7 +15,7 @@ import treepack as tp
 from helpers import tiny_models
 from helpers.text_rows import random_trees
 from torch.utils.data import DataLoader
-from treepack.errors import AttentionError, DatasetError, StateError
+from treepack.errors import AttentionError, BatchError, DatasetError, StateError
 
 STEPS, RATE = 6, 0.1
 SGD = {"optim": "sgd", "learning_rate": RATE, "lr_scheduler_type": "constant", "max_grad_norm": 0}
@@ -257,3 +257,24 @@ def test_a_stock_trainer_cannot_lose_packs(tmp_path):
     with pytest.raises(ValueError, match="PackedTrainer"):
         stock.train()
     assert isinstance(next(iter(DataLoader(make_data(), batch_size=None))), tp.PackedBatch)
+
+
+def preferences():
+    answers = [tp.MessageTree([5, 6], labels=[5, 6], role=role) for role in ("chosen", "rejected")]
+    trees = [tp.MessageTree([1, 2, 3 + i], children=answers) for i in range(20)]
+    return tp.PackedDataset(trees, budgets={"tokens": 64}, pool_size=6)
+
+
+class Preferring(tp.hf.PackedTrainer):
+    def compute_loss(self, model, inputs, *_, **__):
+        return model(**inputs).logits.square().mean()
+
+
+def test_rejected_answers_are_not_trained_on_as_good_ones(tmp_path):
+    with pytest.raises(BatchError, match=r"rejected answers \(keys .*override compute_loss"):
+        make_trainer(tmp_path, data=preferences()).train()
+    with pytest.raises(BatchError, match="rejected answers"):
+        make_trainer(tmp_path, validation=preferences()).evaluate()
+    arguments = hf.TrainingArguments(str(tmp_path), max_steps=1, **SGD, **QUIET)
+    trainer = Preferring(make_model(), arguments, train_dataset=preferences())
+    assert trainer.train().global_step == 1

@@ -21,6 +21,9 @@ from treepack.errors import AttentionError
 WITHOUT_GAPS = frozenset({"fa3", "fa4"})
 """Backends whose kernels get no empty segments: some hang on them, none promises zeros."""
 
+NAMES = (*sorted(module.name for module in pkgutil.iter_modules(__path__)), "flex")
+"""All that there are; found here, since torch cannot compile the search."""
+
 
 class Backend(Protocol):
     """What the executor needs; tensors hold the tokens of one call."""
@@ -54,13 +57,23 @@ def load(name: str) -> Backend:
     Raises:
         AttentionError: there is none.
     """
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in known:
-        raise AttentionError(
-            f"no attention backend {name!r}; there are {[*known, 'flex']}: move the tensors to "
-            "such a device, or name one with backend="
-        )
+    if checked_name(name) == "flex":
+        raise AttentionError("the backend 'flex' runs no plan; call tree_attention(backend='flex')")
     return cast("Backend", importlib.import_module(f"{__name__}.{name}"))
+
+
+def checked_name(name: str) -> str:
+    """The same name, of a backend that there is.
+
+    Raises:
+        AttentionError: there is none.
+    """
+    if not isinstance(name, str) or name not in NAMES:
+        raise AttentionError(
+            f"no attention backend {name!r:.200}; there are {[*NAMES]}: move the tensors to such a "
+            "device, or name one with backend="
+        )
+    return name
 
 
 def default(device: torch.device) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from treepack.errors import DataError
 
@@ -103,6 +107,7 @@ QUESTIONS = frozenset({"prompt", "question", "query", "instruction"})
 
 MOST_SHOWN = 200
 _MAYBE_EMPTY = (str, bytes, list, tuple, Mapping)
+_NAS = frozenset(("NAType", "NaTType"))
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = MOST_SHOWN
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 8
@@ -117,10 +122,63 @@ def shown(value: Any) -> str:
 
 
 def is_given(value: Any) -> bool:
-    """Whether a field holds anything: a null, an empty text, list or object is an absence."""
+    """Whether a field holds anything: a null, an empty text, list or object is an absence.
+
+    So are NaN and the other nulls of pandas, which fills tables with them.
+    """
     if value is None or type(value) is str:
         return bool(value)
-    return not (isinstance(value, _MAYBE_EMPTY) and not value)
+    if isinstance(value, (float, np.floating)):
+        return value == value
+    return not (isinstance(value, _MAYBE_EMPTY) and not value) and type(value).__name__ not in _NAS
+
+
+def number_of(value: Any) -> float | None:
+    """A number of the data that is 0 or more and finite; ``None`` if it is none.
+
+    Example:
+        >>> number_of(True), number_of(10**400), number_of("3")
+        (1.0, None, None)
+    """
+    if isinstance(value, np.bool_):
+        return float(value)
+    if not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if 0 <= number < math.inf else None
+
+
+def plain_lists(value: Any) -> Any:
+    """The same with arrays of texts and of objects as lists; pandas and numpy write such arrays.
+
+    Example:
+        >>> plain_lists({"images": np.array(["a.jpg"]), "pixels": np.zeros(1, np.uint8)})
+        {'images': ['a.jpg'], 'pixels': array([0], dtype=uint8)}
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain_lists(item) for item in value]
+    if type(value) is dict:
+        return {name: plain_lists(item) for name, item in value.items()}
+    return value
+
+
+def fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a JSON object, for ``object_pairs_hook``; JSON itself would keep the last.
+
+    Raises:
+        ValueError: one of them stands there twice.
+    """
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [field for field, _ in pairs]
+        twice = next(field for field in names if names.count(field) > 1)
+        raise ValueError(f"{shown(twice)} stands twice in one object")
+    return fields
 
 
 def listed(value: Any) -> list[Any]:

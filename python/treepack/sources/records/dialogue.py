@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, NamedTuple
 
 from treepack.errors import DataError
 from treepack.sources.records import unsupported
-from treepack.sources.records.base import KINDS, QUESTIONS, Medium, Said, Turn, shown
+from treepack.sources.records.base import KINDS, QUESTIONS, Medium, Said, Turn, number_of, shown
 from treepack.sources.records.supply import Shown
 
 SPEAKERS = {
@@ -21,7 +19,7 @@ SPEAKERS = {
 PLACEHOLDER = re.compile(r"<(image|video)>")
 SYSTEM_MEDIA = "an image or video in the system text; move it to the first question"
 ORDER = ("user", "assistant")
-WEIGHTS = ("weight", "loss_weight", "loss_scale", "loss", "train", "training")
+WEIGHTS = ("weight", "loss_weight", "loss_scale", "loss", "train", "training", "trainable")
 """Fields of a turn that say whether, or how much, its text is trained on."""
 
 
@@ -68,6 +66,12 @@ def read_dialogue(said: Said, media: Shown, name: str) -> Dialogue:
         Turn(question, _text(answer.parts), answer.weight * said.weight)
         for question, answer in zip(questions, turns[1::2], strict=True)
     ]
+    for place, (_, text, weight) in enumerate(pairs, 1):
+        if weight and not text.strip():
+            raise DataError(
+                f"{name}: answer {place} is empty, and its end of turn would be trained; write the "
+                "answer, or 'loss': false beside it"
+            )
     return Dialogue(system, tuple(texts), tuple(pairs))
 
 
@@ -77,8 +81,9 @@ def weight_of(value: Any, field: str, name: str) -> float:
     Raises:
         DataError: neither.
     """
-    if isinstance(value, Real) and 0 <= float(value) < math.inf:
-        return float(value)
+    number = number_of(value)
+    if number is not None:
+        return number
     raise DataError(
         f"{name}: {field!r} must be true, false or a number of 0 or more, got {shown(value)}"
     )

@@ -8,15 +8,24 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
+
 from treepack.errors import DataError, DatasetError, TreepackError
 from treepack.sources.records import unsupported
-from treepack.sources.records.base import Record, Said, is_given, shown
+from treepack.sources.records.base import (
+    Record,
+    Said,
+    fields_once,
+    is_given,
+    plain_lists,
+    shown,
+)
 from treepack.sources.records.dialogue import Dialogue, check_text, read_dialogue, weight_of
 from treepack.sources.records.formats import check_format, find
 from treepack.sources.records.identity import identity
 from treepack.sources.records.supply import Shown, Supply
 
-SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt", "system_message", "system_instruction")
 WEIGHTS = ("weight", "loss_weight", "sample_weight")
 
 RecordFormat = str | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
@@ -67,7 +76,8 @@ class RecordReader:
         """
         if isinstance(raw, DataError):
             raise raw
-        record = parse_json(raw, name) if isinstance(raw, bytes) else raw
+        is_json = isinstance(raw, bytes)
+        record = parse_json(raw, name) if is_json else raw
         wanted = self.format
         if callable(wanted):
             record, wanted = _converted(wanted, record, name), None
@@ -75,15 +85,20 @@ class RecordReader:
             raise DataError(
                 f"{name}: a record must be an object with named fields, got {shown(record)}"
             )
-        if record.get("id") is not None:
+        if not is_json and any(isinstance(value, np.ndarray) for value in record.values()):
+            record = plain_lists(dict(record))
+        if is_given(record.get("id")):
             name = f"{name} (example {shown(record['id'])})"
         is_special = not _SPECIAL.isdisjoint(record)
         if is_special:
             unsupported.reject(record, unsupported.RECORD, "the record", name)
-        found = find(record, name, wanted).conversations(record, name)
+        module = find(record, name, wanted)
+        if "history" in record and not getattr(module, "HAS_HISTORY", False):
+            unsupported.reject(record, unsupported.HISTORY, "the record", name)
+        found = module.conversations(record, name)
         supply = Supply(record, self.folder, name)
         parts = [self._part(said, record if is_special else {}, supply, name) for said in found]
-        if record.get("id") is not None:
+        if is_given(record.get("id")):
             parts = [p._replace(key=str(record["id"])) if p.key is None else p for p in parts]
         return parts if len(parts) == 1 else _joined(parts, name)
 
@@ -193,7 +208,7 @@ def _with_record_fields(
     return dialogue._replace(system=system, turns=turns)
 
 
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder(object_pairs_hook=fields_once).decode
 
 
 def parse_json(text: bytes, name: str) -> Any:

@@ -6,7 +6,6 @@ import binascii
 import math
 import os
 from collections.abc import Iterator, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from treepack.sources.records.base import (
     VIDEO_OPTIONS,
     Medium,
     is_given,
+    number_of,
     shown,
 )
 
@@ -29,8 +29,10 @@ OPTION_NAMES = {
     "max_crops": "max_crops",
     "fps": "fps",
     **dict.fromkeys(("num_frames", "nframes"), "num_frames"),
-    **dict.fromkeys(("start", "video_start", "start_time", "clip_start"), "start"),
-    **dict.fromkeys(("end", "video_end", "end_time", "clip_end"), "end"),
+    **dict.fromkeys(
+        ("start", "video_start", "start_time", "clip_start", "start_sec", "start_seconds"), "start"
+    ),
+    **dict.fromkeys(("end", "video_end", "end_time", "clip_end", "end_sec", "end_seconds"), "end"),
 }
 """How data calls the options of a medium."""
 
@@ -187,14 +189,13 @@ class Supply:
             value = fields.get(field)
             if value is None:
                 continue
-            is_number = isinstance(value, Real) and not isinstance(value, bool)
-            least = 0 if option == "start" else math.ulp(0)
-            if not is_number or not least <= float(value) < math.inf:
+            found_number = None if isinstance(value, (bool, np.bool_)) else number_of(value)
+            if found_number is None or not (found_number or option == "start"):
                 raise DataError(
                     f"{self.name}: {field!r} of {ONE[kind]} must be a number above 0, "
                     f"got {shown(value)}"
                 )
-            number = float(value) if option in ("start", "end", "fps") else int(value)
+            number = found_number if option in ("start", "end", "fps") else int(value)
             if found.setdefault(option, number) != number:
                 raise DataError(f"{self.name}: {field!r} of {ONE[kind]} is said twice; say it once")
         self._check_options(kind, found)
@@ -334,7 +335,7 @@ def _is_frames(value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     # Of the type: asked for the attribute, an image of PIL decodes its pixels.
-    return hasattr(type(value), "__array_interface__")
+    return hasattr(type(value), "__array_interface__") and not isinstance(value, np.generic)
 
 
 def _is_like_media(value: Any) -> bool:

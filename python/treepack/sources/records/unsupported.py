@@ -15,40 +15,54 @@ _SAMPLING = "set it in the processor; of sizes a record can say 'min_pixels' and
 _PREFERENCE = "write 'prompt', 'chosen' and 'rejected'"
 _UNPAIRED = "answers marked good or bad are not read; leave the bad ones out, or pair them: "
 
+_WEIGHT = "what counts is 'weight', of the record or of an answer; write 0 for no training"
+_MASK = "write 'loss': false where an answer is not to be trained on"
+_BOXES = "boxes are not written into texts; write their coordinates as the model does"
+_IMAGES = "name the images in the record, or as parts of the first question"
+_CHAT = "how turns are written is set for the model: PackedDataset(chat=)"
+
 RECORD = {
-    "audio": _AUDIO,
-    "audios": _AUDIO,
-    "tools": _TOOLS,
-    "functions": _TOOLS,
-    "tool_calls": _TOOLS,
+    **dict.fromkeys(("audio", "audios", "audio_url", "audio_urls", "audio_path"), _AUDIO),
+    **dict.fromkeys(("input_audio", "sound", "speech"), _AUDIO),
+    **dict.fromkeys(("tools", "functions", "tool_calls", "tool_call", "function_call"), _TOOLS),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _THINKING),
+    "enable_thinking": _CHAT,
+    **dict.fromkeys(("loss", "loss_scale", "loss_mask", "loss_masks"), _WEIGHT),
+    **dict.fromkeys(("train", "training", "trainable"), _WEIGHT),
     "rejected_response": _PREFERENCE,
     "rejected_messages": _PREFERENCE,
     "rejected_images": _PREFERENCE,
     "kto_tag": _UNPAIRED + _PREFERENCE,
-    "chat_template": "how turns are written is set for the model: PackedDataset(chat=)",
-    "chat_template_kwargs": "how turns are written is set for the model: PackedDataset(chat=)",
+    **dict.fromkeys(("chat_template", "chat_template_kwargs"), _CHAT),
 }
 """Fields of a record."""
 
+HISTORY = {
+    "history": "it is read beside 'query' or 'instruction'; write earlier turns into the messages"
+}
+"""Fields of a record in a format that does not read them."""
+
 TURN = {
-    "tool_calls": _TOOLS,
-    "tool_call_id": _TOOLS,
-    "function_call": _TOOLS,
-    "reasoning_content": _THINKING,
-    "reasoning": _THINKING,
-    "thinking": _THINKING,
-    "audio": _AUDIO,
-    "audios": _AUDIO,
-    "image": "name the images in the record, or as parts of the first question",
-    "images": "name the images in the record, or as parts of the first question",
-    "video": "name the videos in the record, or as parts of the first question",
-    "videos": "name the videos in the record, or as parts of the first question",
+    **dict.fromkeys(("tools", "tool_calls", "tool_call", "tool_call_id", "tool_responses"), _TOOLS),
+    **dict.fromkeys(("function_call", "function_calls", "functions"), _TOOLS),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "think", "thought"), _THINKING),
+    **dict.fromkeys(("thoughts", "chain_of_thought", "cot"), _THINKING),
+    "enable_thinking": _CHAT,
+    **dict.fromkeys(("audio", "audios", "audio_url", "audio_urls", "audio_path"), _AUDIO),
+    **dict.fromkeys(("image", "images", "image_url", "image_path"), _IMAGES),
+    **dict.fromkeys(
+        ("video", "videos", "video_url", "video_path"), _IMAGES.replace("image", "video")
+    ),
     "train_detail": "a turn has one weight; write 'weight'",
     "training_detail": "a turn has one weight; write 'weight'",
-    "mask": "write 'loss': false where an answer is not to be trained on",
-    "masked": "write 'loss': false where an answer is not to be trained on",
-    "prefix": "an answer that goes on is not written for any model; write the whole answer",
-    "objects": "boxes are not written into texts; write their coordinates as the model does",
+    **dict.fromkeys(("mask", "masked", "loss_mask", "loss_masks", "mask_loss", "no_loss"), _MASK),
+    **dict.fromkeys(("ignore", "ignore_loss", "do_train", "is_trained", "train_on_turn"), _MASK),
+    **dict.fromkeys(
+        ("prefix", "partial"),
+        "an answer that goes on is not written for any model; write the whole answer",
+    ),
+    "refusal": "write it as the answer",
+    **dict.fromkeys(("objects", "bbox", "bboxes", "bbox_2d", "boxes"), _BOXES),
 }
 """Fields of a turn."""
 
@@ -71,11 +85,19 @@ PARTS = {
 """Types of the parts of a turn."""
 
 MEDIUM = {
-    **dict.fromkeys(("sample_fps", "raw_fps"), "write 'fps'"),
+    **dict.fromkeys(("sample_fps", "raw_fps", "video_fps"), "write 'fps'"),
+    **dict.fromkeys(("sample_rate", "frame_rate"), "write 'fps'"),
+    **dict.fromkeys(("segment", "segments", "clip", "time_range"), "write 'start' and 'end'"),
+    **dict.fromkeys(("begin", "start_frame", "end_frame"), "write 'start' and 'end' in seconds"),
+    **dict.fromkeys(
+        ("frame_indices", "timestamps", "frames"), "name the frames in a list of paths"
+    ),
+    **dict.fromkeys(("resize", "rotate", "rotation", "mask"), "change the file beforehand"),
+    **dict.fromkeys(("min_patches", "max_patches", "num_crops", "max_num"), _SAMPLING),
     **dict.fromkeys(("min_frames", "max_frames", "total_pixels"), _SAMPLING),
     **dict.fromkeys(("resized_height", "resized_width"), _SAMPLING),
     "detail": _SAMPLING,
-    **dict.fromkeys(("bbox", "crop"), "cut the image out beforehand"),
+    **dict.fromkeys(("bbox", "bbox_2d", "crop"), "cut the image out beforehand"),
     **dict.fromkeys(("loss", "train", "weight"), "give it to the whole turn"),
 }
 """What is said of one image or video."""
@@ -100,7 +122,7 @@ SHAPES = {
 TAGS = ("<bbox>", "<ref-object>")
 """What stands in texts for the `BOXES` of a record."""
 
-BOXES = frozenset(("objects", "bbox"))
+BOXES = frozenset(("objects", "bbox", "bboxes", "bbox_2d", "boxes"))
 
 
 def reject(fields: Mapping[Any, Any], known: Mapping[str, str], where: str, name: str) -> None:
@@ -109,6 +131,8 @@ def reject(fields: Mapping[Any, Any], known: Mapping[str, str], where: str, name
     Raises:
         DataError: one of them does.
     """
+    if known.keys().isdisjoint(fields):
+        return
     for field, reason in known.items():
         value = fields.get(field)
         if is_given(value):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from treepack.errors import DataError, DatasetError
+from treepack.errors import DataError, DatasetError, TreepackError
 from treepack.sources.records.base import shown
 from treepack.sources.stores.base import Store
 from treepack.sources.stores.joined import Joined
@@ -20,6 +20,17 @@ from treepack.sources.stores.lines import JsonList, Lines, unpacked
 from treepack.sources.stores.memory import Listed
 
 __all__ = ["Store", "folder_of", "open_store"]
+
+
+KNOWN = {
+    b"BZh": "bzip2: unpack it, or use gzip",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"\xfd7zXZ": "xz: unpack it, or use gzip",
+    b"\x28\xb5\x2f\xfd": "zstd: unpack it, or use gzip",
+    b"\xff\xfe": "UTF-16 or UTF-32: write it in UTF-8",
+    b"\xfe\xff": "UTF-16: write it in UTF-8",
+}
+"""What a file that is not read begins with, and what to do."""
 
 
 def open_store(records: Any, cache: str | os.PathLike[str] | None = None) -> Store:
@@ -75,8 +86,14 @@ def _open_path(path: Path, cache: Path | None) -> Store:
                 return Joined([_open_path(one, cache) for one in found])
         return _open_file(path, cache)
     except OSError as error:
+        if ":/" in str(path):
+            raise DataError(
+                f"{shown(str(path))}: is no file; nothing is downloaded, so fetch it beforehand"
+            ) from error
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeEncodeError as error:
+    except ValueError as error:
+        if isinstance(error, TreepackError):
+            raise
         raise DataError(f"{shown(str(path))}: is not the name of a file: {error}") from error
 
 
@@ -93,10 +110,11 @@ def _open_file(path: Path, cache: Path | None, called: str = "") -> Store:
         from treepack.sources.stores.tar import open_tar
 
         return open_tar(path, cache, called)
-    if b"\0" in head or head.startswith((b"BZh", b"PK\x03\x04", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+    if b"\0" in head or head.startswith(tuple(KNOWN)):
+        why = next((f" ({why})" for start, why in KNOWN.items() if head.startswith(start)), "")
         raise DataError(
-            f"{path}: is of no known kind, it begins with {head[:8]!r}; write JSON lines, a JSON "
-            "list (both may be gzipped), Parquet, Arrow or a tar archive"
+            f"{path}: is of no known kind, it begins with {head[:8]!r}{why}; write JSON lines, a "
+            "JSON list (both may be gzipped), Parquet, Arrow or a tar archive"
         )
     is_list = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
     return JsonList(path, called) if is_list else Lines(path, called)
@@ -118,6 +136,10 @@ def _open_folder(path: Path) -> Store:
 
 def _in_memory(records: Any) -> Store:
     kind = type(records)
+    if isinstance(records, (bytes, bytearray, memoryview)):
+        raise DatasetError(
+            f"records is {kind.__name__}; pass a path as a text, or json.loads of the contents"
+        )
     if hasattr(records, "iloc"):
         raise DatasetError(
             f"records is a {kind.__name__}; write it with frame.to_parquet(path) and pass the path"

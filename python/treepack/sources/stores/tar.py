@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from treepack.errors import DataError
+from treepack.sources.records.base import fields_once, shown
 from treepack.sources.stores.base import one_or_error
 from treepack.sources.stores.cache import cached_file
 
@@ -54,7 +55,12 @@ class TarStore:
                 content = file.read(self.sizes[member])
                 if len(content) < self.sizes[member]:
                     raise DataError(f"{self.name(index)}: the archive is cut off; replace it")
-                members[self._member_name(member)] = content
+                called = self._member_name(member)
+                if called in members:
+                    raise DataError(
+                        f"{self.name(index)}: holds {shown(called)} twice; give each file a name"
+                    )
+                members[called] = content
         return _record(members, self.name(index))
 
     def name(self, index: int) -> str:
@@ -147,7 +153,7 @@ def _record(members: dict[str, bytes], name: str) -> dict[str, Any]:
 
 def _fields(content: bytes, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(content)
+        value = json.loads(content, object_pairs_hook=fields_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: its json is not JSON: {error}; correct it") from error
     if isinstance(value, list):

@@ -2,6 +2,7 @@
 
 use crate::mask::int::{index, int32};
 use crate::mask::{MaskVectors, TreeError, TreeMask};
+use crate::room::{room, NoMemory};
 
 /// For each block of one side, in increasing order, some blocks of the other.
 ///
@@ -56,21 +57,21 @@ impl TreeMask {
     ///
     /// # Errors
     ///
-    /// [`TreeError::BlockSize`] for a block of no tokens.
+    /// [`TreeError::BlockSize`] for a block of no tokens, or [`TreeError::NoMemory`].
     pub fn block_lists(&self, block_q: usize, block_k: usize) -> Result<BlockLists, TreeError> {
         for size in [block_q, block_k] {
             if size == 0 {
                 return Err(TreeError::BlockSize { size });
             }
         }
-        let vectors = self.vectors();
-        let queries = bounds(&vectors, block_q);
-        let keys = bounds(&vectors, block_k);
+        let vectors = self.vectors()?;
+        let queries = bounds(&vectors, block_q)?;
+        let keys = bounds(&vectors, block_k)?;
         let mut lists = BlockLists {
-            kv_partial: BlockTable::new(queries.len(), keys.len()),
-            kv_full: BlockTable::new(queries.len(), keys.len()),
-            q_partial: BlockTable::new(keys.len(), queries.len()),
-            q_full: BlockTable::new(keys.len(), queries.len()),
+            kv_partial: BlockTable::new(queries.len(), keys.len())?,
+            kv_full: BlockTable::new(queries.len(), keys.len())?,
+            q_partial: BlockTable::new(keys.len(), queries.len())?,
+            q_full: BlockTable::new(keys.len(), queries.len())?,
         };
         for (q, query) in queries.iter().enumerate() {
             let seen = keys.iter().take_while(|key| key.start <= query.hi.1);
@@ -89,12 +90,17 @@ impl TreeMask {
 }
 
 impl BlockTable {
-    fn new(lists: usize, width: usize) -> Self {
-        Self {
-            counts: vec![0; lists],
-            indices: vec![0; lists * width],
+    fn new(lists: usize, width: usize) -> Result<Self, NoMemory> {
+        let zeros = |count| {
+            let mut numbers = room("blocks", count)?;
+            numbers.resize(count, 0);
+            Ok(numbers)
+        };
+        Ok(Self {
+            counts: zeros(lists)?,
+            indices: zeros(lists.saturating_mul(width))?,
             width,
-        }
+        })
     }
 
     fn push(&mut self, list: usize, block: usize) {
@@ -104,7 +110,7 @@ impl BlockTable {
     }
 }
 
-fn bounds(vectors: &MaskVectors, size: usize) -> Vec<Bounds> {
+fn bounds(vectors: &MaskVectors, size: usize) -> Result<Vec<Bounds>, NoMemory> {
     let total = vectors.key_lo.len();
     let block = |start: usize| {
         let tokens = start..total.min(start.saturating_add(size));
@@ -116,7 +122,9 @@ fn bounds(vectors: &MaskVectors, size: usize) -> Vec<Bounds> {
             hi: extremes(&vectors.query_hi[tokens]),
         }
     };
-    (0..total).step_by(size).map(block).collect()
+    let mut bounds = room("blocks", total.div_ceil(size))?;
+    bounds.extend((0..total).step_by(size).map(block));
+    Ok(bounds)
 }
 
 fn extremes(values: &[i32]) -> (i32, i32) {

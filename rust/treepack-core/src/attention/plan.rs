@@ -18,10 +18,11 @@ impl TreeMask {
     ///
     /// # Errors
     ///
-    /// [`TreeError::PlanTooLong`] when an int32 cannot count its entries.
+    /// [`TreeError::PlanTooLong`] when an int32 cannot count its entries, or
+    /// [`TreeError::NoMemory`].
     pub fn plan(&self) -> Result<Plan, TreeError> {
+        let mut writer = Writer::new(self)?;
         let (chains, crosses) = self.tree_pieces();
-        let mut writer = Writer::new(self);
         writer.call(Kind::SelfCausal, &chains)?;
         for level in by_depth(crosses) {
             writer.call(Kind::Cross, &level)?;

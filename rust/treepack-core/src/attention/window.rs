@@ -1,24 +1,34 @@
 //! The mask under a sliding window over path positions.
 
 use super::layout::{Kind, Plan};
-use super::writer::{Piece, Writer};
+use super::writer::{checked_offset, Piece, Writer};
 use crate::mask::int::int32;
 use crate::mask::{TreeError, TreeMask};
+use crate::room::{room, NoMemory};
 
 impl TreeMask {
     /// Tokens of the longest path from a root to a leaf.
-    #[must_use]
-    pub fn longest_path(&self) -> usize {
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`].
+    pub fn longest_path(&self) -> Result<usize, NoMemory> {
+        Ok(self.path_lengths()?.into_iter().max().unwrap_or(0))
+    }
+
+    /// Tokens from the root to the end of each node.
+    fn path_lengths(&self) -> Result<Vec<usize>, NoMemory> {
         let nodes = self.nodes();
-        let mut longest = 0;
-        // Tokens from the root to the end of each node.
-        let mut lengths: Vec<usize> = Vec::with_capacity(nodes.len());
+        let mut lengths: Vec<usize> = room("nodes", nodes.len())?;
         for node in 0..nodes.len() {
-            let above = usize::try_from(nodes.parent[node]).map_or(0, |parent| lengths[parent]);
-            lengths.push(above + nodes.tokens(node).len());
-            longest = longest.max(lengths[node]);
+            lengths.push(self.above(node, &lengths) + nodes.tokens(node).len());
         }
-        longest
+        Ok(lengths)
+    }
+
+    /// Tokens before a node on its path.
+    fn above(&self, node: usize, path_lengths: &[usize]) -> usize {
+        usize::try_from(self.nodes().parent[node]).map_or(0, |parent| path_lengths[parent])
     }
 
     /// The attention calls of this row for a layer with a sliding window.
@@ -32,17 +42,25 @@ impl TreeMask {
     /// # Errors
     ///
     /// [`TreeError::WindowSize`] for a window of no tokens, [`TreeError::PlanTooLong`] when an
-    /// int32 cannot count the plan's entries.
+    /// int32 cannot count the plan's entries, or [`TreeError::NoMemory`].
     pub fn window_plan(&self, window: usize) -> Result<Plan, TreeError> {
         if window == 0 {
             return Err(TreeError::WindowSize { window });
         }
-        if window >= self.longest_path() {
+        let path_lengths = self.path_lengths()?;
+        if path_lengths.iter().all(|&length| window >= length) {
             return self.plan();
         }
-        let mut writer = Writer::new(self);
+        let mut writer = Writer::new(self)?;
         writer.set_window(int32(window));
-        let (mut pieces, mut keys) = (Vec::new(), Vec::new());
+        let before = self
+            .chains()
+            .map(|chain| self.above(chain.start, &path_lengths).min(window - 1));
+        let n_keys = self.used() + before.sum::<usize>();
+        // Counted before they are listed: many branches under one long root take a window each.
+        checked_offset(n_keys)?;
+        let mut keys = room("keys of a window", n_keys)?;
+        let mut pieces = Vec::new();
         for chain in self.chains() {
             let (start, end) = (
                 self.nodes().start[chain.start],

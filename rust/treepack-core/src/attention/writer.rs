@@ -3,6 +3,7 @@
 use super::layout::{HostCall, HostHeader, Kind, Plan, ALIGN};
 use crate::mask::int::{index, int32};
 use crate::mask::{ImageGroups, TreeError, TreeMask};
+use crate::room::{self, NoMemory};
 
 /// Queries `q.0..q.1` that meet keys `k.0..k.1`.
 #[derive(Clone, Copy)]
@@ -19,6 +20,9 @@ impl Piece {
         }
     }
 }
+
+/// What all vectors of one entry a piece take together, at most.
+const PIECES: usize = 10;
 
 /// A plan under way: calls are appended in the order in which they will run.
 pub(super) struct Writer {
@@ -42,10 +46,12 @@ struct Offsets {
 }
 
 impl Writer {
-    pub fn new(mask: &TreeMask) -> Self {
-        let room = 4 * (mask.nodes().len() + mask.groups().run_start.len() + ALIGN);
-        Self {
-            entries: Vec::with_capacity(room),
+    /// A plan without calls, where there is room for the pieces of a mask.
+    pub fn new(mask: &TreeMask) -> Result<Self, NoMemory> {
+        let pieces = mask.nodes().len() + mask.groups().run_start.len();
+        room::check::<[Piece; PIECES]>("nodes", pieces)?;
+        Ok(Self {
+            entries: room::room("entries of a plan", 4 * (pieces + ALIGN))?,
             header: HostHeader {
                 n_calls: 0,
                 total: int32(mask.total()),
@@ -54,7 +60,7 @@ impl Writer {
             },
             host: vec![0; HostHeader::LEN],
             cuts: Cuts::default(),
-        }
+        })
     }
 
     pub fn set_window(&mut self, window: i32) {
@@ -74,6 +80,7 @@ impl Writer {
         }
         let cu = (self.put(|cuts| &cuts.q)?, self.put(|cuts| &cuts.k)?);
         let k_index = self.offset()?;
+        self.grow(keys.len())?;
         self.entries.extend_from_slice(keys);
         self.pad();
         let extent = Extent {
@@ -120,7 +127,7 @@ impl Writer {
             len = end;
         }
         let cu = self.put(|cuts| &cuts.q)?;
-        self.entries.reserve(2 * (index(len) + ALIGN));
+        self.grow(2 * (index(len) + ALIGN))?;
         let q_index = self.gather(groups, holed, (0, 1))?;
         let k_index = self.gather(groups, holed, (1, 0))?;
         let extent = Extent {
@@ -155,6 +162,7 @@ impl Writer {
 
     fn put(&mut self, column: impl Fn(&Cuts) -> &[i32]) -> Result<i32, TreeError> {
         let offset = self.offset()?;
+        self.grow(column(&self.cuts).len())?;
         self.entries.extend_from_slice(column(&self.cuts));
         self.pad();
         Ok(offset)
@@ -162,6 +170,10 @@ impl Writer {
 
     fn offset(&self) -> Result<i32, TreeError> {
         checked_offset(self.entries.len())
+    }
+
+    fn grow(&mut self, count: usize) -> Result<(), NoMemory> {
+        room::grow(&mut self.entries, "entries of a plan", count + ALIGN)
     }
 
     fn pad(&mut self) {
@@ -204,7 +216,7 @@ impl Writer {
     }
 }
 
-fn checked_offset(entries: usize) -> Result<i32, TreeError> {
+pub(super) fn checked_offset(entries: usize) -> Result<i32, TreeError> {
     i32::try_from(entries).map_err(|_| TreeError::PlanTooLong { entries })
 }
 

@@ -1,5 +1,6 @@
 //! Everything that can be wrong with the description of a row.
 
+use crate::room::NoMemory;
 use thiserror::Error;
 
 /// Why some nodes, image runs, positions or targets do not describe a row of message trees.
@@ -193,6 +194,10 @@ pub enum TreeError {
     #[error("the plan needs {entries} entries or more, an int32 counts {max}; split the row",
         max = i32::MAX)]
     PlanTooLong { entries: usize },
+
+    /// Not so much memory.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
 
     /// A dense mask that does not fit into memory.
     #[error(

@@ -7,6 +7,7 @@ use super::error::TreeError;
 use super::image_runs::{checked_runs, first_runs, ImageRun};
 use super::int::{index, int32};
 use super::nodes::NodeTable;
+use crate::room::{self, NoMemory};
 
 /// Which image tokens see each other regardless of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -65,6 +66,9 @@ pub struct ImageGroups {
     pub ptr: Vec<i32>,
 }
 
+/// Eight bytes each: what all vectors of one entry a run take together, at most.
+const RUN_WORDS: usize = 14;
+
 /// A run that has been validated, with the group that it belongs to.
 struct Member {
     start: i32,
@@ -79,6 +83,7 @@ impl ImageGroups {
         nodes: &NodeTable,
         total: i32,
     ) -> Result<Self, TreeError> {
+        room::check::<[u64; RUN_WORDS]>("image runs", runs.len())?;
         let (bounds, node_of) = checked_runs(runs, nodes, total)?;
         let first_of = first_runs(runs, &node_of)?;
         let group_of = match mode {
@@ -169,9 +174,12 @@ impl ImageGroups {
     }
 
     /// The runs by position, each with the number of its group as its image.
-    #[must_use]
-    pub fn in_order(&self) -> Vec<ImageRun> {
-        let mut runs = Vec::with_capacity(self.run_start.len());
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`].
+    pub fn in_order(&self) -> Result<Vec<ImageRun>, NoMemory> {
+        let mut runs = room::room("image runs", self.run_start.len())?;
         for (group, image) in (0..self.len()).zip(0..) {
             let whole = |(start, end): (i32, i32)| ImageRun {
                 start: start.into(),
@@ -180,8 +188,8 @@ impl ImageGroups {
             };
             runs.extend(self.runs(group).map(whole));
         }
-        runs.sort_by_key(|run| run.start);
-        runs
+        runs.sort_unstable_by_key(|run: &ImageRun| run.start);
+        Ok(runs)
     }
 }
 

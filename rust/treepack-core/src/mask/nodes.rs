@@ -2,6 +2,7 @@
 
 use super::error::TreeError;
 use super::int::{index, int32};
+use crate::room::{room, NoMemory};
 
 /// What the nodes of a row are, in preorder; every field has one entry for each node.
 ///
@@ -43,7 +44,7 @@ impl NodeTable {
                 count,
             });
         }
-        let mut table = Self::with_capacity(n);
+        let mut table = Self::with_capacity(n)?;
         let mut start = 0;
         for (&length, &parent) in lengths.iter().zip(parents) {
             let parent = table.checked_parent(parent)?;
@@ -55,17 +56,17 @@ impl NodeTable {
         Ok(table)
     }
 
-    fn with_capacity(n: usize) -> Self {
-        let column = || Vec::with_capacity(n);
-        Self {
-            start: column(),
-            end: column(),
-            subtree_end: column(),
-            parent: column(),
-            depth: column(),
-            example: column(),
-            before: column(),
-        }
+    fn with_capacity(n: usize) -> Result<Self, NoMemory> {
+        let column = || room("nodes", n);
+        Ok(Self {
+            start: column()?,
+            end: column()?,
+            subtree_end: column()?,
+            parent: column()?,
+            depth: column()?,
+            example: column()?,
+            before: column()?,
+        })
     }
 
     /// Number of nodes.

@@ -2,6 +2,7 @@
 
 use super::error::TreeError;
 use super::TreeMask;
+use crate::room::room;
 
 /// Positions of the tokens of roots, on one or more axes; other entries are not read.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +21,8 @@ impl TreeMask {
     ///
     /// # Errors
     ///
-    /// [`TreeError::RootPositionsShape`], or [`TreeError::PositionOverflow`] beyond int64.
+    /// [`TreeError::RootPositionsShape`], [`TreeError::PositionOverflow`] beyond int64, or
+    /// [`TreeError::NoMemory`].
     ///
     /// ```
     /// use treepack_core::mask::{Bidirectional, TreeMask};
@@ -40,7 +42,7 @@ impl TreeMask {
                 });
             }
         }
-        let mut positions = Vec::with_capacity(axes * total);
+        let mut positions = room("positions", axes * total)?;
         for axis in 0..axes {
             let given = roots.map(|roots| &roots.values[axis * total..]);
             self.push_axis(&mut positions, given, axis)?;

@@ -3,6 +3,7 @@
 use super::error::TreeError;
 use super::int::int32;
 use super::TreeMask;
+use crate::room::{room, NoMemory};
 
 /// The label of a token without loss.
 pub const IGNORE: i64 = -100;
@@ -36,12 +37,12 @@ pub struct Targets {
 }
 
 impl Targets {
-    fn with_capacity(n: usize) -> Self {
-        Self {
-            position: Vec::with_capacity(n),
-            token: Vec::with_capacity(n),
-            weight: Vec::with_capacity(n),
-        }
+    fn with_capacity(n: usize) -> Result<Self, NoMemory> {
+        Ok(Self {
+            position: room("targets", n)?,
+            token: room("targets", n)?,
+            weight: room("targets", n)?,
+        })
     }
 
     fn push(&mut self, position: i32, token: i64, weight: f32) {
@@ -80,10 +81,11 @@ impl TreeMask {
     ///
     /// # Errors
     ///
-    /// Nodes that do not exist or do not increase, or arrays of other lengths than the nodes say.
+    /// Nodes that do not exist or do not increase, arrays of other lengths than the nodes say, or
+    /// [`TreeError::NoMemory`].
     pub fn targets(&self, input: &TargetNodes<'_>) -> Result<Targets, TreeError> {
         self.check_targets(input)?;
-        let mut found = Targets::with_capacity(input.labels.len() + input.nodes.len());
+        let mut found = Targets::with_capacity(input.labels.len() + input.nodes.len())?;
         let (mut labels, mut weights) = (input.labels, input.weights);
         let ends = input.end_targets.iter().zip(input.end_weights);
         for (node, (&end_target, &end_weight)) in self.trained(input.nodes).zip(ends) {

@@ -3,6 +3,7 @@
 use super::error::TreeError;
 use super::int::{index, int32};
 use super::TreeMask;
+use crate::room::{room, NoMemory};
 
 /// The whole mask in 12 bytes a token: query `q` sees key `k` iff
 /// `key_lo[k] <= q < key_end[k]` and `k <= query_hi[q]`.
@@ -18,42 +19,55 @@ pub struct MaskVectors {
 
 impl TreeMask {
     /// All three vectors.
-    #[must_use]
-    pub fn vectors(&self) -> MaskVectors {
-        MaskVectors {
-            key_lo: self.key_lo(),
-            key_end: self.key_end(),
-            query_hi: self.query_hi(),
-        }
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`].
+    pub fn vectors(&self) -> Result<MaskVectors, NoMemory> {
+        Ok(MaskVectors {
+            key_lo: self.key_lo()?,
+            key_end: self.key_end()?,
+            query_hi: self.query_hi()?,
+        })
     }
 
     /// [`MaskVectors::key_lo`].
-    #[must_use]
-    pub fn key_lo(&self) -> Vec<i32> {
-        let mut lo: Vec<i32> = (0..self.total).collect();
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`].
+    pub fn key_lo(&self) -> Result<Vec<i32>, NoMemory> {
+        let mut lo = room("tokens", self.total())?;
+        lo.extend(0..self.total);
         self.fill_groups(&mut lo, |(first, _)| first);
-        lo
+        Ok(lo)
     }
 
     /// [`MaskVectors::key_end`].
-    #[must_use]
-    pub fn key_end(&self) -> Vec<i32> {
-        let mut key_end = Vec::with_capacity(self.total());
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`].
+    pub fn key_end(&self) -> Result<Vec<i32>, NoMemory> {
+        let mut key_end = room("tokens", self.total())?;
         for (&end, &subtree_end) in self.nodes.end.iter().zip(&self.nodes.subtree_end) {
             key_end.resize(index(end), subtree_end);
         }
         key_end.resize(self.total(), 0);
-        key_end
+        Ok(key_end)
     }
 
     /// [`MaskVectors::query_hi`].
-    #[must_use]
-    pub fn query_hi(&self) -> Vec<i32> {
-        let mut hi = Vec::with_capacity(self.total());
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`].
+    pub fn query_hi(&self) -> Result<Vec<i32>, NoMemory> {
+        let mut hi = room("tokens", self.total())?;
         hi.extend(0..int32(self.used()));
         hi.resize(self.total(), -1);
         self.fill_groups(&mut hi, |(_, last)| last);
-        hi
+        Ok(hi)
     }
 
     fn fill_groups(&self, vector: &mut [i32], value: impl Fn((i32, i32)) -> i32) {
@@ -71,7 +85,7 @@ impl TreeMask {
     ///
     /// # Errors
     ///
-    /// [`TreeError::DenseTooLarge`] when there is not so much memory.
+    /// [`TreeError::DenseTooLarge`] or [`TreeError::NoMemory`] when there is not so much memory.
     pub fn to_dense(&self) -> Result<Vec<bool>, TreeError> {
         let total = self.total();
         let mut dense = Vec::new();
@@ -83,7 +97,7 @@ impl TreeMask {
             key_lo,
             key_end,
             query_hi,
-        } = self.vectors();
+        } = self.vectors()?;
         for (q, &hi) in (0..).zip(&query_hi) {
             let bounds = key_lo.iter().zip(&key_end);
             dense.extend(

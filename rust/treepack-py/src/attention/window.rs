@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use super::plan;
 use crate::convert::integer;
 use crate::errors::TreeError;
-use crate::mask::{raise, TreeMask};
+use crate::mask::{no_memory, raise, TreeMask};
 
 type Ints<'py> = Bound<'py, PyArray1<i32>>;
 
@@ -75,8 +75,8 @@ fn window_plan<'py>(
 ///     >>> longest_path(tp.TreeMask.from_nodes([3, 2, 4], [-1, 0, 0]))
 ///     7
 #[pyfunction]
-fn longest_path(mask: &Bound<'_, TreeMask>) -> usize {
-    mask.get().0.longest_path()
+fn longest_path(mask: &Bound<'_, TreeMask>) -> PyResult<usize> {
+    mask.get().0.longest_path().map_err(no_memory)
 }
 
 /// Adds the functions to the module.

@@ -1,8 +1,10 @@
 //! What the methods of `TreeMask` take and raise.
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArray};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use treepack_core::mask::{self, Bidirectional, ImageRun};
+use treepack_core::room::{room, NoMemory};
 
 use crate::convert::{integers, matrix};
 use crate::errors::TreeError;
@@ -20,13 +22,15 @@ pub type Parts<'py> = (
 pub fn of<'py>(py: Python<'py>, mask: &mask::TreeMask) -> PyResult<Parts<'py>> {
     let nodes = mask.nodes();
     let bounds = nodes.start.iter().zip(&nodes.end);
-    let lengths: Vec<i32> = bounds.map(|(start, end)| end - start).collect();
-    let runs = mask.groups().in_order();
-    let entries = runs.iter().flat_map(|run| [run.start, run.end, run.image]);
+    let mut lengths = room("nodes", nodes.len()).map_err(no_memory)?;
+    lengths.extend(bounds.map(|(start, end)| end - start));
+    let runs = mask.groups().in_order().map_err(no_memory)?;
+    let mut entries = room("image runs", 3 * runs.len()).map_err(no_memory)?;
+    entries.extend(runs.iter().flat_map(|run| [run.start, run.end, run.image]));
     Ok((
         lengths.into_pyarray(py),
-        PyArray1::from_slice(py, &nodes.parent),
-        matrix(py, [runs.len(), 3], entries.collect())?,
+        copied(py, &nodes.parent)?,
+        matrix(py, [runs.len(), 3], entries)?,
         mask.bidirectional().name(),
         mask.total(),
     ))
@@ -52,17 +56,41 @@ pub fn image_runs(runs: &Bound<'_, PyAny>) -> PyResult<Vec<ImageRun>> {
     }
     let runs = integers("image_runs", runs, &[None, Some(3)])?;
     let entries = runs.as_slice()?.chunks_exact(3);
-    Ok(entries
-        .map(|entry| ImageRun {
-            start: entry[0],
-            end: entry[1],
-            image: entry[2],
-        })
-        .collect())
+    let mut found = room("image runs", entries.len()).map_err(no_memory)?;
+    found.extend(entries.map(|entry| ImageRun {
+        start: entry[0],
+        end: entry[1],
+        image: entry[2],
+    }));
+    Ok(found)
+}
+
+/// A vector that the core makes, without the GIL, as an array.
+pub fn vector(
+    py: Python<'_>,
+    make: impl FnOnce() -> Result<Vec<i32>, NoMemory> + Send,
+) -> PyResult<Bound<'_, PyArray1<i32>>> {
+    let numbers = py.detach(make).map_err(no_memory)?;
+    Ok(numbers.into_pyarray(py))
+}
+
+/// A copy as an array.
+pub fn copied<'py>(py: Python<'py>, numbers: &[i32]) -> PyResult<Bound<'py, PyArray1<i32>>> {
+    let mut copy = room("numbers", numbers.len()).map_err(no_memory)?;
+    copy.extend_from_slice(numbers);
+    Ok(copy.into_pyarray(py))
 }
 
 // By value, so that it can stand in `map_err`.
 #[allow(clippy::needless_pass_by_value)]
 pub fn raise(error: mask::TreeError) -> PyErr {
-    TreeError::new_err(error.to_string())
+    match error {
+        mask::TreeError::NoMemory(error) => no_memory(error),
+        error => TreeError::new_err(error.to_string()),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)]
+pub fn no_memory(error: NoMemory) -> PyErr {
+    PyMemoryError::new_err(error.to_string())
 }

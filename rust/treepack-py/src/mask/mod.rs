@@ -10,12 +10,12 @@ mod arguments;
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use treepack_core::mask::{self, NodeTable, RootPositions, TargetNodes};
+use treepack_core::mask::{self, RootPositions, TargetNodes};
 
 use crate::attention::plan;
 use crate::convert::{integer, integers, matrix, reals};
-pub use arguments::raise;
-use arguments::{Mode, Parts};
+use arguments::{copied, vector, Mode, Parts};
+pub use arguments::{no_memory, raise};
 
 type Ints<'py> = Bound<'py, PyArray1<i32>>;
 type Longs<'py> = Bound<'py, PyArray1<i64>>;
@@ -309,63 +309,63 @@ impl TreeMask {
     }
 
     #[getter]
-    fn node_start<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        self.column(py, |nodes| &nodes.start)
+    fn node_start<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.nodes().start)
     }
 
     #[getter]
-    fn node_end<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        self.column(py, |nodes| &nodes.end)
+    fn node_end<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.nodes().end)
     }
 
     #[getter]
-    fn subtree_end<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        self.column(py, |nodes| &nodes.subtree_end)
+    fn subtree_end<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.nodes().subtree_end)
     }
 
     #[getter]
-    fn node_parent<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        self.column(py, |nodes| &nodes.parent)
+    fn node_parent<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.nodes().parent)
     }
 
     #[getter]
-    fn node_depth<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        self.column(py, |nodes| &nodes.depth)
+    fn node_depth<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.nodes().depth)
     }
 
     #[getter]
-    fn node_example<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        self.column(py, |nodes| &nodes.example)
+    fn node_example<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.nodes().example)
     }
 
     #[getter]
-    fn run_start<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        PyArray1::from_slice(py, &self.0.groups().run_start)
+    fn run_start<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.groups().run_start)
     }
 
     #[getter]
-    fn run_end<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        PyArray1::from_slice(py, &self.0.groups().run_end)
+    fn run_end<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.groups().run_end)
     }
 
     #[getter]
-    fn group_ptr<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        PyArray1::from_slice(py, &self.0.groups().ptr)
+    fn group_ptr<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        copied(py, &self.0.groups().ptr)
     }
 
     #[getter]
-    fn key_lo<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        py.detach(|| self.0.key_lo()).into_pyarray(py)
+    fn key_lo<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        vector(py, || self.0.key_lo())
     }
 
     #[getter]
-    fn key_end<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        py.detach(|| self.0.key_end()).into_pyarray(py)
+    fn key_end<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        vector(py, || self.0.key_end())
     }
 
     #[getter]
-    fn query_hi<'py>(&self, py: Python<'py>) -> Ints<'py> {
-        py.detach(|| self.0.query_hi()).into_pyarray(py)
+    fn query_hi<'py>(&self, py: Python<'py>) -> PyResult<Ints<'py>> {
+        vector(py, || self.0.query_hi())
     }
 
     fn __repr__(&self) -> String {
@@ -383,12 +383,6 @@ impl TreeMask {
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Parts<'py>)> {
         let from_nodes = py.get_type::<Self>().getattr("from_nodes")?;
         Ok((from_nodes, arguments::of(py, &self.0)?))
-    }
-}
-
-impl TreeMask {
-    fn column<'py>(&self, py: Python<'py>, field: fn(&NodeTable) -> &Vec<i32>) -> Ints<'py> {
-        PyArray1::from_slice(py, field(self.0.nodes()))
     }
 }
 

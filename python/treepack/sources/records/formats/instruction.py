@@ -12,6 +12,7 @@ from treepack.sources.records.base import Said, exchange, is_given, text_of
 from treepack.sources.records.history import earlier_turns
 
 FIELDS = (("instruction",), ("output",))
+HAS_HISTORY = True
 
 
 def conversations(record: Mapping[str, Any], name: str) -> list[Said]:

@@ -9,6 +9,7 @@ from treepack.sources.records.base import Said, exchange, text_of
 from treepack.sources.records.history import earlier_turns
 
 FIELDS = (("query",), ("response",))
+HAS_HISTORY = True
 
 
 def conversations(record: Mapping[str, Any], name: str) -> list[Said]:
