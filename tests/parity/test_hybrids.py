@@ -14,6 +14,7 @@ from helpers import tiny_models
 from helpers.cases import FACTOR, cases
 from helpers.text_rows import distance, gradients, paths, random_trees
 from helpers.unrounded import unrounded
+from treepack.attention.formats import trl_tree_kwargs
 from treepack.errors import AttentionError, BatchError
 from treepack.hf import recurrent
 
@@ -140,6 +141,31 @@ def test_every_path_is_as_if_alone(name):
         assert logits < LOGITS
         assert grads < GRADIENTS
     tp.hf.restore(ours)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_keyword_arguments_of_trl_say_the_same_tree(name):
+    stock, ours = pair(name)
+    (batch,) = (every_position(row(rng, 2)) for rng in cases(1, "hybrids by TRL's arguments"))
+    wanted = ours(**batch).logits[0]
+    mask, inputs = batch["treepack"].mask, [batch[n] for n in ("input_ids", "position_ids")]
+    kwargs = {name: torch.from_numpy(value) for name, value in trl_tree_kwargs(mask).items()}
+    longest = kwargs.pop("tree_max_seqlens").tolist()
+    kwargs |= {"tree_max_seqlen_q": longest[0], "tree_max_seqlen_k": longest[1]}
+    model = copy.deepcopy(stock)
+    tp.hf.register()
+    model.set_attn_implementation("treepack")
+
+    def difference(**more):
+        ids, positions = inputs
+        out = model(ids, position_ids=positions, use_cache=False, treepack=mask, **more)
+        return (out.logits[0] - wanted)[: mask.used].abs().max()
+
+    # Without them the recurrent layers run on from one branch into the next.
+    assert difference() > 0.1
+    assert tree_recurrence.install(model).mode == "tree"
+    assert difference(**kwargs) < LOGITS
+    tree_recurrence.uninstall(model)
 
 
 @pytest.mark.parametrize("name", CHECKED)
