@@ -11,6 +11,7 @@ from helpers import tiny_models
 from helpers.cases import cases
 from helpers.text_rows import distance, gradients, paths, random_trees
 from helpers.unrounded import unrounded
+from treepack.hf.model import is_packed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -96,3 +97,43 @@ def test_flex_pads_narrow_values_too():
         for path in paths(batch["treepack"].mask):
             out = stock(batch["input_ids"][:, path], use_cache=False).logits[0]
             assert (found[path] - out).abs().max() < LOGITS
+
+
+def minicpm():
+    """A vision-language model whose forward has no ``logits_to_keep``."""
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "patch_size": 4}
+    config = hf.MiniCPMV4_6Config(
+        text_config={**TEXT, "model_type": "qwen3"},
+        vision_config={**vision, "num_attention_heads": 2, "image_size": 64},
+        insert_layer_id=0,
+    )
+    return tiny_models.randomised(hf.MiniCPMV4_6ForConditionalGeneration(config))
+
+
+def loss_alone(stock, tree):
+    """Sums of weighted losses and of weights of a tree of one level, each path run alone."""
+    total = weight = 0.0
+    for node in tree.children or [tree]:
+        before = tree.tokens.tolist() if node is not tree else []
+        ids = torch.tensor([[*before, *node.tokens.tolist()]])
+        scores = stock(ids, use_cache=False).logits[0].log_softmax(-1)
+        for place in range(max(len(before), 1), ids.shape[1]):
+            total = total - node.weight * scores[place - 1, ids[0, place]]
+            weight += node.weight
+    return total, weight
+
+
+def test_a_model_that_makes_all_logits_picks_those_of_the_targets():
+    stock = minicpm()
+    ours = tp.hf.prepare(copy.deepcopy(stock))
+    for rng in cases(3, "all logits"):
+        trees = random_trees(rng, 3)
+        for tree in trees:
+            if tree.children:
+                tree.labels = None
+        out = ours(**tp.collate(trees, total=sum(tree.n_tokens for tree in trees) + 5))
+        sums = [loss_alone(stock, tree) for tree in trees]
+        loss = sum(total for total, _ in sums) / sum(weight for _, weight in sums)
+        assert abs(out.loss - loss) < 1e-6
+        assert distance(gradients(ours, out.loss), gradients(stock, loss)) < 1e-6
+    assert is_packed(ours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -73,6 +74,16 @@ def _check_windows(name: str, layers: Sequence[Any], kinds: Sequence[str]) -> No
 def is_hybrid(model: Any) -> bool:
     """Whether some layers of a model are recurrent: linear attention, Mamba or convolutions."""
     return bool(_kinds(model) & RECURRENT)
+
+
+def makes_all_logits(model: Any) -> bool:
+    """Whether the forward of a model, and of the part with its head, has no ``logits_to_keep``."""
+    head = model.get_output_embeddings()
+    return not any(
+        "logits_to_keep" in inspect.signature(type(part).forward).parameters
+        for part in model.modules()
+        if hasattr(part, "get_output_embeddings") and part.get_output_embeddings() is head
+    )
 
 
 def _kinds(model: Any) -> set[str]:

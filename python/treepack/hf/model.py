@@ -12,6 +12,7 @@ from treepack.hf.checks import (
     check_reached,
     implementation_of,
     is_hybrid,
+    makes_all_logits,
     warn_of_rotary_lengths,
 )
 
@@ -88,7 +89,7 @@ def prepare(model: Model, backend: str | None = None) -> Model:
         'treepack'
     """
     from treepack.hf.attention import register
-    from treepack.hf.loss import weighted_loss
+    from treepack.hf.loss import weighted_loss, weighted_loss_of_row
 
     base = _base_of(model)
     check_model(base, backend)
@@ -97,7 +98,7 @@ def prepare(model: Model, backend: str | None = None) -> Model:
     before = _setting(base)
     part = _text_part(base.config)
     base.set_attn_implementation(name if part is None else {part: name})
-    base.loss_function = weighted_loss
+    base.loss_function = weighted_loss_of_row if makes_all_logits(base) else weighted_loss
     _record(base, before)
     try:
         check_reached(base, name)
@@ -185,13 +186,13 @@ def sliding_windows(model: nn.Module) -> tuple[int, ...]:
 def is_packed(model: nn.Module) -> bool:
     """Whether a model takes packed batches: prepared, and not restored since."""
     from treepack.hf.attention import NAME
-    from treepack.hf.loss import weighted_loss
+    from treepack.hf.loss import weighted_loss, weighted_loss_of_row
 
     base = _base_of(model)
     attends = (
         (implementation_of(layer) or "").startswith(NAME) for layer in attention_layers(base)
     )
-    return any(attends) and base.loss_function is weighted_loss
+    return any(attends) and base.loss_function in (weighted_loss, weighted_loss_of_row)
 
 
 def _base_of(model: Any) -> Any:
