@@ -33,8 +33,19 @@ LATENT = {
     "first_k_dense_replace": 1,
     "moe_intermediate_size": 8,
 }
+WIDE = {**TEXT, "v_head_dim": 12, "layer_types": ["full_attention"] * 2}
 MODELS = {
     "deepseek_v3": lambda: hf.DeepseekV3ForCausalLM(hf.DeepseekV3Config(**LATENT)),
+    "values wider than keys": lambda: hf.MiMoV2FlashForCausalLM(
+        hf.MiMoV2FlashConfig(
+            **WIDE,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            n_group=1,
+            topk_group=1,
+            moe_intermediate_size=8,
+        )
+    ),
     "mistral4": lambda: hf.Mistral4ForCausalLM(hf.Mistral4Config(**LATENT)),
 }
 

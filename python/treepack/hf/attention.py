@@ -83,7 +83,7 @@ def tree_attention_forward(
         module: the attention layer that calls.
         query: ``[1, H, T, D]``, in the dtype of the model.
         key: ``[1, Hk, T, D]``.
-        value: ``[1, Hk, T, Dv]``; ``Dv`` is at most ``D``, and less in multi-head latent attention.
+        value: ``[1, Hk, T, Dv]``; ``Dv`` is not ``D`` in multi-head latent attention.
         attention_mask: must be ``None``.
         dropout: must be 0.
         scaling: of the scores; ``D ** -0.5`` by default.
@@ -124,16 +124,21 @@ def tree_attention_forward(
         )
     _check_row(module, query, key, attention_mask)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    width = v.shape[-1]
-    if width < k.shape[-1]:
+    size, width = k.shape[-1], v.shape[-1]
+    if width != size:
         # Multi-head latent attention; kernels want heads of one size, and zeros add nothing.
-        v = pad(v, (0, k.shape[-1] - width))
+        scaling = size**-0.5 if scaling is None else scaling
+        q, k, v = (_widened(x, max(size, width)) for x in (q, k, v))
     # A row that fits into the window needs no plan of its own, nor a guard in a compiled graph.
     window = None if sliding_window is None or sliding_window >= query.shape[2] else sliding_window
     out = tree_attention(
         q, k, v, treepack, scaling, window=window, softcap=softcap, backend=backend
     )
     return out[None, ..., :width], None
+
+
+def _widened(x: Tensor, size: int) -> Tensor:
+    return x if x.shape[-1] == size else pad(x, (0, size - x.shape[-1]))
 
 
 def _name(module: torch.nn.Module) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from treepack.errors import AttentionError, BatchError
+from treepack.hf.checks import text_model
 
 if TYPE_CHECKING:
     from treepack._core import TreeMask
@@ -38,7 +39,7 @@ def follow(model: Any) -> None:
         AttentionError: tree-recurrence is not installed, or does not know these layers. The model
             is then as it was.
     """
-    decoder = model.get_decoder()
+    decoder = text_model(model)
     _install(decoder, type(model).__name__)
     hooks = (
         decoder.register_forward_pre_hook(_tell_tree, with_kwargs=True),
@@ -49,7 +50,7 @@ def follow(model: Any) -> None:
 
 def leave(model: Any) -> None:
     """Undo `follow`; the layers of other models of this kind go on following."""
-    decoder = model.get_decoder()
+    decoder = text_model(model)
     for hook in getattr(decoder, HOOKS):
         hook.remove()
     delattr(decoder, HOOKS)
@@ -59,7 +60,7 @@ def leave(model: Any) -> None:
 
 def follows(model: Any) -> bool:
     """Whether `follow` has changed a model."""
-    return hasattr(model, "get_decoder") and hasattr(model.get_decoder(), HOOKS)
+    return hasattr(text_model(model), HOOKS)
 
 
 def tree_kwargs(mask: TreeMask) -> dict[str, torch.Tensor]:

@@ -49,7 +49,10 @@ REJECTED = {
         lambda: hf.LlamaForSequenceClassification(hf.LlamaConfig(**TEXT)),
         "no language-model head.*ForCausalLM",
     ),
-    "encoder": (lambda: hf.BertModel(hf.BertConfig(**BERT)), "no causal attention"),
+    "encoder": (
+        lambda: hf.BertModel(hf.BertConfig(**BERT)),
+        "BertSelfAttention says is_causal=False",
+    ),
     "encoder-decoder": (
         lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
         "encoder-decoder",
