@@ -34,6 +34,15 @@ LATENT = {
     "moe_intermediate_size": 8,
 }
 WIDE = {**TEXT, "v_head_dim": 12, "layer_types": ["full_attention"] * 2}
+GPT2 = {
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "vocab_size": 50,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+GPT2 |= dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0.0)
 MODELS = {
     "deepseek_v3": lambda: hf.DeepseekV3ForCausalLM(hf.DeepseekV3Config(**LATENT)),
     "values wider than keys": lambda: hf.MiMoV2FlashForCausalLM(
@@ -45,6 +54,10 @@ MODELS = {
             topk_group=1,
             moe_intermediate_size=8,
         )
+    ),
+    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)),
+    "diffllama": lambda: hf.DiffLlamaForCausalLM(
+        hf.DiffLlamaConfig(**{**TEXT, "num_key_value_heads": 2})
     ),
     "mistral4": lambda: hf.Mistral4ForCausalLM(hf.Mistral4Config(**LATENT)),
 }

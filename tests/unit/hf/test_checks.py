@@ -113,7 +113,7 @@ def test_the_text_model_is_found_where_another_part_is_called_decoder():
     tp.hf.prepare(model)
 
 
-NAMES = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT")
+NAMES = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM")
 
 
 def classes():
