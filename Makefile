@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find rust Cargo.toml Cargo.lock pyproject.toml -name '*.rs' -o -name '*.toml' -o -name 'Cargo.lock')
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-rust test-python mutants mutants-rust bench lint format all clean
+.PHONY: help setup demo test test-rust test-python mutants models mutants-rust bench lint format all clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test-rust:
 # heavy files begin, and the light ones fill up both processes at the end.
 test-python: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+models: setup  ## write the table of docs/models.md from what is measured
+	cd tests && ../$(BIN)/python -m helpers.zoo.table
 
 mutants: setup  ## break the package in small ways, see what the tests find; MUTANTS="--group train --all"
 	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)

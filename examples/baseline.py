@@ -62,12 +62,14 @@ def collate(trees: list[tp.MessageTree], family: Any, total: int | None) -> dict
         for start, end, _ in () if tree.image_runs is None else tree.image_runs.tolist():
             types[number, start:end] = 1
     media = family.collate(trees, sum(tree.n_tokens for tree in trees))
+    # Only some processors say which tokens are images.
+    named = next((name for name in media if name.endswith("token_type_ids")), "mm_token_type_ids")
     inputs = {
         **{name: torch.as_tensor(value) for name, value in media.items()},
         "input_ids": _stack((ids for ids, _ in paths), length, 0),
         "attention_mask": _stack((torch.ones_like(ids) for ids, _ in paths), length, 0),
         "labels": _stack((labels for _, labels in paths), length, IGNORE),
-        "mm_token_type_ids": types,
+        named: types,
     }
     names = [(tree.key, tuple(_nodes(tree)[-1].tokens.tolist())) for tree in trees]
     return {"inputs": inputs, "names": names}

@@ -69,7 +69,7 @@ def molmo2(texts: Iterable[str]) -> Setup:
     )
     processor = Molmo2Processor(Molmo2ImageProcessor(), Molmo2VideoProcessor(), tokenizer)
     budgets = {"tokens": 2048, "crops": 10}
-    return Setup(processor, lambda: _build(Molmo2ForConditionalGeneration, config), budgets)
+    return Setup(processor, lambda: build(Molmo2ForConditionalGeneration, config), budgets)
 
 
 def qwen3_vl(texts: Iterable[str]) -> Setup:
@@ -110,14 +110,19 @@ def qwen3_vl(texts: Iterable[str]) -> Setup:
     images = Qwen2VLImageProcessor(patch_size=16, size=size)
     processor = Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor())
     budgets = {"tokens": 2048, "patches": 4096}
-    return Setup(processor, lambda: _build(Qwen3VLForConditionalGeneration, config), budgets)
+    return Setup(processor, lambda: build(Qwen3VLForConditionalGeneration, config), budgets)
 
 
 FAMILIES = {"molmo2": molmo2, "qwen3_vl": qwen3_vl}
 
 
-def train_tokenizer(texts: Iterable[str], special: list[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on these texts; the special tokens get the highest ids."""
+def train_tokenizer(
+    texts: Iterable[str], special: list[str], **names: str
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on these texts; the special tokens get the highest ids.
+
+    Processors find some of them under ``names``, as attributes of the tokenizer.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -134,10 +139,12 @@ def train_tokenizer(texts: Iterable[str], special: list[str]) -> PreTrainedToken
         bos_token="<|im_end|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
+        **({"extra_special_tokens": names} if names else {}),
     )
 
 
-def _build(architecture: Any, config: Any) -> torch.nn.Module:
+def build(architecture: Any, config: Any) -> torch.nn.Module:
+    """A model with random weights, the same ones each time."""
     torch.manual_seed(0)
     # A model keeps its attention implementation in its configuration: each gets its own.
     return architecture(copy.deepcopy(config)).float().train()

@@ -15,15 +15,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import baseline
+import models
+import more_models
 import packed
 import torch
 import treepack as tp
 from data import write_demo_data
-from models import FAMILIES, Setup
+from models import Setup
 from report import Run, progress, table
 from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader
+
+FAMILIES = {**models.FAMILIES, **more_models.FAMILIES}
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference of an annotation's loss that rounding explains."""

@@ -19,24 +19,32 @@ import json
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from treepack._lazy import lazy_names
 from treepack.batch import PackedBatch, PackedRow
 from treepack.dataset import PackedDataset
 from treepack.dataset.state import last_shard, shards_of
 from treepack.errors import DatasetError
 from treepack.sources.protocol import is_map_style
 
+if TYPE_CHECKING:
+    from treepack.check.exact import check_exact
+
 __all__ = [
     "assert_batches_equal",
+    "check_exact",
     "check_exactly_once",
     "check_resume_everywhere",
     "check_same_packs_for_any_topology",
 ]
+
+# It needs a model, and lies to the right of what this module may import.
+__getattr__, __dir__ = lazy_names(__name__, {"check_exact": "treepack.check.exact"})
 
 
 def check_exactly_once(
@@ -239,7 +247,10 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _copy(dataset: PackedDataset, shard: tuple[int, int] | None = None) -> PackedDataset:
     """A dataset of the same source that knows nothing of the first one's position."""
-    return dataset.at_start(shard=dataset.shard if shard is None else shard)
+    # No model runs on these rows, so no rank waits for another.
+    fill = dataset.settings.vision_on_every_row or False
+    shard = dataset.shard if shard is None else shard
+    return dataset.at_start(shard=shard, vision_on_every_row=fill)
 
 
 def _batches(

@@ -100,3 +100,87 @@ def test_rows_are_the_same_but_for_the_padding_at_their_end():
         ids = [batch["input_ids"][0, :used].numpy() for batch in (plain, filled)]
         assert np.array_equal(*ids)
         assert torch.equal(plain["targets"], filled["targets"])
+
+
+def rank_of_two(fill=None, source=None, **options):
+    return dataset("qwen3_vl", fill, source=source, shard=(1, 2), virtual_shards=2, **options)
+
+
+def alternating(*kinds, n=4):
+    """Records of which rank 1 of 2 has those of the given kinds of media."""
+    each = []
+    for i in range(n):
+        seen = {"image": tiny_models.photo(i, 40, 60), "video": tiny_models.film(i, 2)}
+        question = "".join(f"<{kind}>\n" for kind in kinds) + f"What? {i}"
+        own = {kind: seen[kind] for kind in kinds}
+        other = tiny_models.photo(100 + i, 40, 60)
+        each.append(tiny_models.record("<image>\nWhat?", "A cat.", id=f"0 {i}", image=other))
+        each.append(tiny_models.record(question, "A dog.", id=f"1 {i}", **own))
+    return each
+
+
+ROOMY = {"tokens": 400, "patches": 4000}
+
+
+@pytest.mark.parametrize("kinds", [(), ("image", "video")])
+def test_ranks_have_to_decide_before_they_wait_for_each_other(kinds):
+    options = {"source": alternating(*kinds), "budgets": ROOMY}
+    says = rf"rank 1 of 2: the row of \['1 0'.*{' and '.join(kinds) or 'text alone'}.*True.*False"
+    with pytest.raises(DatasetError, match=says):
+        next(iter(rank_of_two(**options)))
+    # Not an error of the examples, so none is skipped for it.
+    with pytest.raises(DatasetError, match=says):
+        next(iter(rank_of_two(on_error="skip", **options)))
+    for fill in (True, False):
+        rows = list(rank_of_two(fill, **options))
+        assert sum(len(row["treepack"].keys) for row in rows) == 4
+    # One process waits for nobody.
+    assert list(dataset("qwen3_vl", None, virtual_shards=2, **options))
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_rows_of_one_kind_need_no_decision(kind):
+    assert list(rank_of_two(source=alternating(kind), budgets=ROOMY))
+
+
+def test_nothing_is_lost_when_a_row_needs_a_decision():
+    source = [*alternating("image", n=2)[:3], tiny_models.record("Why?", "So.", id="text")]
+    options = {"source": source, "budgets": ROOMY, "pool_size": 1}
+    stream = rank_of_two(**options)
+    rows = iter(stream)
+    assert next(rows)["treepack"].keys == ["1 0"]
+    saved = stream.state_dict()
+    for _ in range(2):
+        with pytest.raises(DatasetError, match=r"the row of \['text'\]"):
+            next(rows)
+        assert stream.state_dict() == saved
+    # A state fits a dataset that has decided for no padding.
+    decided = rank_of_two(False, **options)
+    decided.load_state_dict(saved)
+    assert [row["treepack"].keys for row in decided] == [["text"]]
+
+
+def test_trees_of_ones_own_and_families_without_towers_need_no_decision():
+    trees = [tp.MessageTree([1, 2], key=i) for i in range(4)]
+    stream = tp.PackedDataset(trees, budgets={"tokens": 4}, shard=(1, 2))
+    assert stream.settings.vision_on_every_row is None
+    assert list(stream)
+
+
+def test_the_first_rank_warns_when_it_begins(caplog):
+    def warnings_of(fill, shard):
+        caplog.clear()
+        iter(dataset("qwen3_vl", fill, source=alternating("image"), budgets=ROOMY, shard=shard))
+        return [record.getMessage() for record in caplog.records]
+
+    (said,) = warnings_of(None, (0, 2))
+    assert "vision_on_every_row is not set, and 2 ranks" in said
+    for fill, shard in ((None, (1, 2)), (None, (0, 1)), (True, (0, 2)), (False, (0, 2))):
+        assert warnings_of(fill, shard) == []
+
+
+def test_checks_of_ones_own_data_need_no_decision():
+    source = tp.group_conversations(alternating())
+    family = family_of("qwen3_vl")
+    stream = tp.PackedDataset(source, family=family, budgets=ROOMY, virtual_shards=4)
+    tp.testing.check_same_packs_for_any_topology(stream, [(1, 0), (2, 0)])

@@ -91,7 +91,8 @@ def problems_of(name, item, needs_example, is_override=False):
 def problems_of_members(name, kind):
     """What the public methods and properties of a class lack; those inherited do not count."""
     described = {entry for entries in sections(kind).values() for entry in entries}
-    elsewhere = [base for base in kind.__mro__[1:] if not base.__module__.startswith("treepack")]
+    # What a method takes is described where it is defined first.
+    elsewhere = kind.__mro__[1:]
     for member, value in vars(kind).items():
         if member.startswith("_"):
             continue

@@ -28,7 +28,8 @@ def unrounded():
     """
     with pytest.MonkeyPatch.context() as patch:
         for name, module in list(sys.modules.items()):
-            if name.startswith("transformers.") and vars(module).get("torch") is torch:
+            is_model = name.startswith("transformers.") and "modeling" in name
+            if is_model and vars(module).get("torch") is torch:
                 patch.setitem(vars(module), "torch", Float64Torch())
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         yield

@@ -13,7 +13,7 @@ from PIL import Image
 from treepack.attention import TreePlan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-MODULES = ("baseline", "data", "models", "packed", "report", "train")
+MODULES = ("baseline", "data", "models", "more_models", "packed", "report", "train")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def arguments(data, *more):
     return ["--data", str(data), "--images", str(data.parent), *small, *more]
 
 
-@pytest.mark.parametrize("family", ["molmo2", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["gemma3", "internvl", "molmo2", "qwen3_vl", "smolvlm"])
 def test_it_runs_on_data_of_ones_own(demo, data, family, capsys):
     assert demo.main(arguments(data, "--family", family)) == 0
     told = capsys.readouterr().out

@@ -8,7 +8,7 @@ these two hold a `StandIn`, and reading it is an error. A prepared model reads n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from treepack.errors import BatchError, NotPreparedError
@@ -43,8 +43,7 @@ class StandIn:
     def __torch_function__(
         cls, _: Any, __: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> NoReturn:
-        given = [*args, *(kwargs or {}).values()]
-        _fail(next((value._name for value in given if isinstance(value, cls)), "labels"))
+        _fail(next(_names([*args, *(kwargs or {}).values()]), "labels"))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StandIn) and other._name == self._name
@@ -66,6 +65,12 @@ class StandIn:
         """
         raise BatchError(_message(self._name))
 
+    def to(self, *_: object, **__: object) -> StandIn:
+        """Itself: ``{name: value.to(device) for ...}`` moves a batch and reads nothing."""
+        return self
+
+    cpu = cuda = pin_memory = to
+
     def __hash__(self) -> int:
         return hash(self._name)
 
@@ -80,6 +85,15 @@ class StandIn:
 
     def __repr__(self) -> str:
         return f"StandIn({self._name!r})"
+
+
+def _names(given: Any) -> Iterator[str]:
+    """Names of the stand-ins among arguments, also inside of lists and tuples: ``torch.cat``."""
+    if isinstance(given, StandIn):
+        yield given._name
+    elif isinstance(given, (list, tuple)):
+        for value in given:
+            yield from _names(value)
 
 
 def _reject(self: StandIn, *_: Any) -> NoReturn:
@@ -113,9 +127,11 @@ _ARITHMETIC = (
     "xor",
 )
 
-# Python looks these up on the class, past __getattr__.
+# Python looks these up on the class, past __getattr__. Not so "iter": walkers of batches, such as
+# the one by which Lightning finds a batch size, would take a stand-in for a list and read it.
+# Iterating ends in __getitem__ all the same.
 for _operator in (
-    *("setitem", "len", "iter", "contains", "bool", "int", "float", "index", "array"),
+    *("setitem", "len", "contains", "bool", "int", "float", "index", "array"),
     *("lt", "le", "gt", "ge", "neg", "invert", "abs"),
     *_ARITHMETIC,
     *(f"r{name}" for name in _ARITHMETIC),

@@ -73,7 +73,8 @@ class Settings:
         pad_to_budget: whether every row is as long as the token budget.
         bidirectional: mode of image attention; ``None`` is the family's.
         sliding_windows: of the model's attention layers, in tokens.
-        vision_on_every_row: kinds of media for which every row runs the vision tower, or all.
+        vision_on_every_row: kinds of media for which every row runs the vision tower, or all;
+            ``None`` if nobody has said.
         transform: applied to every loaded tree, or ``None``.
         why_not_resumable: why the stream has no state to save, or ``None``.
         source_start: state of an iterable at its first example.
@@ -92,7 +93,7 @@ class Settings:
     pad_to_budget: bool
     bidirectional: str | None
     sliding_windows: tuple[int, ...]
-    vision_on_every_row: bool | tuple[str, ...]
+    vision_on_every_row: bool | tuple[str, ...] | None
     transform: Callable[[MessageTree], MessageTree] | None
     why_not_resumable: str | None
     source_start: Any
@@ -193,15 +194,15 @@ def _given_family(processor: Any, family: str | Family | None, chat: Any) -> Fam
     return find(processor, family, chat=chat)
 
 
-def check_fill(fill: Any, family: Family | None) -> bool | tuple[str, ...]:
-    """Kinds of media for which every row runs the vision tower.
+def check_fill(fill: Any, family: Family | None) -> bool | tuple[str, ...] | None:
+    """Kinds of media for which every row runs the vision tower; ``None`` stays undecided.
 
     Raises:
         DatasetError: there is no family that could say how.
         FamilyError: a kind that the family does not have.
     """
     if not fill:
-        return False
+        return None if fill is None else False
     if family is None:
         raise DatasetError(
             f"vision_on_every_row={fill!r} needs the family of the model, which knows its smallest "
@@ -214,7 +215,7 @@ def check_fill(fill: Any, family: Family | None) -> bool | tuple[str, ...]:
 
 
 def packed_budgets(
-    budgets: Mapping[str, int], family: Family | None, fill: bool | tuple[str, ...]
+    budgets: Mapping[str, int], family: Family | None, fill: bool | tuple[str, ...] | None
 ) -> dict[str, int]:
     """What of each budget is left for examples: the smallest media must fit into every row."""
     if family is None or not fill:

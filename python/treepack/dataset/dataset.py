@@ -94,9 +94,9 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         sliding_windows: of the model's attention layers, in tokens, from
             ``treepack.hf.sliding_windows(model)``. Each costs one more plan of every row, made here
             in the worker; a compiled model needs them.
-        vision_on_every_row: run the vision tower on rows without media too, as FSDP and DDP need:
-            ``True``, or kinds of media. The smallest medium is added on padding; loss and gradients
-            stay as they are, and what it costs of each budget is kept free in every row.
+        vision_on_every_row: ``True``, or kinds of media: rows without media run the vision tower
+            too, as FSDP and DDP need, on the smallest medium, in padding that every row keeps free.
+            ``False``: they do not. By default, among several ranks, such a row is an error.
         transform: applied to each loaded tree, for instance `treepack.hf.molmo2_weights`. Costs
             are those of what it returns.
         packer: further settings for `Packer`, such as ``{"early": True}``.
@@ -141,7 +141,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         pad_to_budget: bool = False,
         bidirectional: str | None = None,
         sliding_windows: Sequence[int] = (),
-        vision_on_every_row: bool | Sequence[str] = False,
+        vision_on_every_row: bool | Sequence[str] | None = None,
         transform: Callable[[MessageTree], MessageTree] | None = None,
         packer: Mapping[str, Any] | None = None,
     ) -> None:

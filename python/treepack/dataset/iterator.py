@@ -7,7 +7,8 @@ The iterator in numbered steps; `PackIterator.__next__` is the loop:
 2. The shard that has given fewest packs is next; of several, the one with the smallest number.
 3. It reads, measures and pushes examples until its packer lets a pack go, and loads that pack.
    With nothing left, it ends, and step 2 goes on without it.
-4. The trees of the pack are collated into a row.
+4. The trees of the pack are collated into a row. If ranks would wait for each other because of it,
+   and nobody has said that they do not, that is an error.
 5. The state after this row is taken and travels with it.
 
 An error leaves the iterator usable: the next call goes on without the example that failed. So does
@@ -17,6 +18,7 @@ it stood before the interrupted step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -34,6 +36,12 @@ from treepack.dataset.virtual_shard import FATAL, VirtualShard
 from treepack.errors import BatchError, DatasetError, TreepackError
 from treepack.sources.protocol import is_map_style
 from treepack.tree import MessageTree
+
+log = logging.getLogger("treepack")
+
+
+class UndecidedError(DatasetError):
+    """A setting has to be decided; the examples at hand are as good as others and are kept."""
 
 
 class PackIterator:
@@ -63,6 +71,13 @@ class PackIterator:
         # Whether a step ended with an interrupt, and whether another iteration has begun.
         self._is_interrupted = self._is_retired = False
         self.set_state(state)
+        if self._is_undecided and self._ownership.owner == 0:
+            log.warning(
+                "vision_on_every_row is not set, and %d ranks train a model with a vision tower: a "
+                "row of text alone would be an error. Set it to True, which keeps room in every "
+                "row, so that states saved without it do not fit; or to False if no row is",
+                self._shard[1],
+            )
 
     def set_state(self, state: Mapping[str, Any] | None) -> None:
         """Go on from a state of these settings, or begin anew (step 1)."""
@@ -97,12 +112,17 @@ class PackIterator:
         self._before = {}
         try:
             return self._next_row()
-        except Exception:
+        except Exception as error:
+            if isinstance(error, UndecidedError):
+                self._interrupt()
             raise
         except BaseException:
-            self._is_interrupted = True
-            self._states.update(self._before)
+            self._interrupt()
             raise
+
+    def _interrupt(self) -> None:
+        self._is_interrupted = True
+        self._states.update(self._before)
 
     def retire(self) -> None:
         """Another iteration over the dataset begins; two at a time need a source read by index."""
@@ -133,6 +153,7 @@ class PackIterator:
             if trees is None:
                 self._live.remove(shard)
                 continue
+            self._check_tower(trees)
             batch = self._collate_or_skip(trees, shard)
             if batch is not None:
                 shard.leaving.end()
@@ -143,6 +164,35 @@ class PackIterator:
         if self._can_resume:
             state = self._states.pop(shard.index) if shard.index in self._states else None
             self._before = {shard.index: state or shard.state()}
+
+    @property
+    def _media_names(self) -> Mapping[str, tuple[str, ...]]:
+        # Families of users may do without.
+        return getattr(self.settings.family, "media_names", {})
+
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether ranks would wait for each other on some rows, and nobody has said they do not."""
+        says_nothing = self.settings.vision_on_every_row is None
+        return says_nothing and self._shard[1] > 1 and bool(self._media_names)
+
+    def _check_tower(self, trees: list[MessageTree]) -> None:
+        """Reject a row on which the vision tower runs more or less often than on other ranks'."""
+        if not self._is_undecided:
+            return
+        given = {name for tree in trees for name in tree.media or ()}
+        kinds = [kind for kind, names in self._media_names.items() if given.intersection(names)]
+        if len(kinds) != 1:
+            rank, world = self._shard
+            raise UndecidedError(
+                f"rank {rank} of {world}: the row of {[tree.key for tree in trees]} has "
+                f"{' and '.join(kinds) or 'text alone'}, so the model runs its vision tower "
+                f"{len(kinds)} times on it, and once on a row of one kind of media; ranks that "
+                "differ in this wait for each other for ever (FSDP) or fail (DDP). Pass "
+                "vision_on_every_row=True to PackedDataset; or vision_on_every_row=False if yours "
+                "may differ: under DDP with find_unused_parameters=True or with the tower and its "
+                "projector frozen, under FSDP with both frozen and not sharded by themselves"
+            )
 
     def _collate_or_skip(self, trees: list[MessageTree], shard: VirtualShard) -> PackedBatch | None:
         try:
@@ -171,7 +221,7 @@ class PackIterator:
             bidirectional=settings.bidirectional,
             budgets=settings.budgets,
             sliding_windows=settings.sliding_windows,
-            vision_on_every_row=settings.vision_on_every_row,
+            vision_on_every_row=settings.vision_on_every_row or False,
             state=partial(seal, self._unsealed(self.iteration)) if self._can_resume else None,
         )
         batch["treepack"].stats.update(shard.stats())

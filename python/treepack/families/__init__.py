@@ -8,9 +8,20 @@ from typing import Any
 
 from treepack.errors import FamilyError
 from treepack.families.base import Family
+from treepack.families.by_medium import MediumFamily
+from treepack.families.by_processor import ProcessorFamily
 from treepack.families.chat_format import ChatFormat
+from treepack.families.joins import Join
 
-__all__ = ["ChatFormat", "Family", "families", "find"]
+__all__ = [
+    "ChatFormat",
+    "Family",
+    "Join",
+    "MediumFamily",
+    "ProcessorFamily",
+    "families",
+    "find",
+]
 
 
 def families() -> dict[str, type[Family]]:
@@ -19,8 +30,8 @@ def families() -> dict[str, type[Family]]:
     A module of ``treepack.families`` that names its class ``FAMILY`` is found by itself.
 
     Example:
-        >>> sorted(families())
-        ['molmo2', 'qwen3_vl']
+        >>> sorted(families())[:4]
+        ['cohere2_vision', 'gemma3', 'gemma4', 'glm4v']
     """
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]

@@ -3,19 +3,16 @@
 +------------------------------------------------------------------------------------+
 |  Conversations: branches, media                                                    |
 +------------------------------------------------------------------------------------+
-    measure_image(height, width, options), measure_video(clip, seconds, options)
+    files are opened: Seen of each medium (size, options, which frames of a video)
 +------------------------------------------------------------------------------------+
-|  VisualTokens of each medium: tokens int[n], runs int[R, 2], cost                  |
-+------------------------------------------------------------------------------------+
-    the chat format writes text tokens around them: root int[n], branches int[n]
+|  measure_root(conversations, seen): how many tokens, costs by name                 |
+|  branches(conversations): int[n] of each conversation, with its targets            |
 +------------------------------------------------------------------------------------+
 |  measure() ends here: {"tokens": ..., vision_cost: ...}                            |
 +------------------------------------------------------------------------------------+
-    only for what a pack has selected: image_arrays(image, options), video_arrays(frames, options)
+    only for what a pack has selected
 +------------------------------------------------------------------------------------+
-|  arrays of each medium: {"pixel_values": [cost, ...], ...}                         |
-+------------------------------------------------------------------------------------+
-    join(parts), root_positions(root, parts): int[A, n] or None
+|  load_root(conversations, seen): tokens, arrays of the media, positions            |
 +------------------------------------------------------------------------------------+
 |  load() ends here: MessageTree                                                     |
 +------------------------------------------------------------------------------------+
@@ -23,40 +20,31 @@
 +------------------------------------------------------------------------------------+
 |  model inputs of the row                                                           |
 +------------------------------------------------------------------------------------+
+
+Roots are made in one of two ways: by_processor.py lets the processor of the model make them, which
+serves most families; by_medium.py knows the tokens of each image and video itself.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import DataError, FamilyError, TreepackError
-from treepack.families.chat_format import (
-    ChatFormat,
-    ChatWriter,
-    Written,
-    suitable_format,
-    token_id,
-)
-from treepack.families.options import (
-    NO_OPTIONS,
-    Options,
-    checked_options,
-    cut_clip,
-    sample_frames,
-)
+from treepack.families.chat_format import ChatFormat, Written, token_id
+from treepack.families.options import Options, checked_options, cut_clip, sample_frames
+from treepack.families.roots import LoadedRoot, MeasuredRoot
 from treepack.families.row_inputs import RowInputs
-from treepack.families.visual_tokens import Root, VisualTokens, lay_root
 from treepack.sources.conversations import Conversations, Medium
-from treepack.sources.images import image_size, load_image
+from treepack.sources.images import image_size
 from treepack.sources.media import cut, show
-from treepack.sources.videos import Clip, load_frames, video_clip
+from treepack.sources.records.base import Turn
+from treepack.sources.videos import Clip, video_clip
 from treepack.tree import IGNORE, MessageTree, example_name
 
 Int64 = npt.NDArray[np.int64]
@@ -65,16 +53,39 @@ UInt8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 
+class Seen(NamedTuple):
+    """A medium whose file was opened; no pixel is decoded yet.
+
+    Attributes:
+        medium: as the example has it.
+        options: what the data says about it, checked.
+        example: how errors name the example.
+        height: upright, in pixels.
+        width: upright, in pixels.
+        clip: the stretch of a video that is looked at, ``None`` for an image; its rate is known.
+        frames: int64 ``[T]``, which frames of the film are seen, increasing.
+        seconds: float64 ``[T]``, their times.
+    """
+
+    medium: Medium
+    options: Options
+    example: str
+    height: int
+    width: int
+    clip: Clip | None = None
+    frames: Int64 = np.empty(0, np.int64)
+    seconds: Float64 = np.empty(0)
+
+
 class Family(RowInputs, ABC):
     """How one kind of model wants its examples.
 
-    A new family defines the class attributes and the abstract methods; the rest has defaults. What
-    `measure_image` says of an image must be true of the arrays that `image_arrays` makes of it, and
-    likewise for videos; `load` checks the cost.
+    A new family inherits from `ProcessorFamily` and declares what its processor cannot be asked, or
+    from `MediumFamily` and says how it measures; docs/models.md shows both.
 
     Args:
-        processor: Hugging Face processor; its tokenizer, image processor and video processor do
-            the work, with their own settings.
+        processor: Hugging Face processor, or tokenizer of a text model; its tokenizer, image
+            processor and video processor do the work, with their own settings.
         chat: how turns are written; by default as in the model's chat template.
 
     Attributes:
@@ -82,7 +93,6 @@ class Family(RowInputs, ABC):
         vision_cost: name of the budget beside tokens: the unit of the vision tower.
         bidirectional: which image tokens see later ones, ``"none"``, ``"image_tokens"`` or
             ``"within_image"``.
-        media_first: whether the chat template writes media before the first turn.
         image_options: what the data may say about one image.
         video_options: what it may say about one video: the ``start`` and ``end`` of a clip in
             seconds, how many frames a second (``fps``) or in all (``num_frames``) are seen. Of a
@@ -95,40 +105,42 @@ class Family(RowInputs, ABC):
         FamilyError: the tokenizer cannot say the end of a turn, or lacks a token of the family.
 
     Example:
-        A model for which each four pixels of a grey image are one token, of id 7:
+        A text model that counts letters, with a family of its own:
 
         >>> from types import SimpleNamespace as Stub
-        >>> class Fours(Family):
-        ...     name, processors, vision_cost, default_fps = "fours", (), "fours", 1.0
-        ...     def measure_image(self, height, width, options=None):
-        ...         n = height * width // 4
-        ...         return VisualTokens(np.full(n, 7), np.array([[0, n]]), n)
-        ...     def image_arrays(self, image, options=None):
-        ...         return {"pixel_values": np.asarray(image).reshape(-1, 4)}
-        ...     measure_video = video_arrays = None
-        >>> tokenizer = Stub(encode=lambda text, **_: list(text.encode()), eos_token_id=0)
-        >>> tokenizer.convert_tokens_to_ids = {}.get  # no special tokens: a plain chat format
-        >>> media = [("image", np.zeros((4, 6), np.uint8))]
-        >>> example = Conversations([[("What?", "A cat.")]], media)
-        >>> family = Fours(Stub(tokenizer=tokenizer))
-        >>> family.measure(example), family.load(example).image_runs.tolist()
-        ({'tokens': 35, 'fours': 6}, [[6, 12, 0]])
+        >>> from treepack.families.chat_format import ChatWriter
+        >>> from treepack.families.roots import Root
+        >>> class Letters(Family):
+        ...     name, default_fps, costs = "letters", 1.0, ("tokens",)
+        ...     def measure_root(self, conversations, seen):
+        ...         return MeasuredRoot(0, {})
+        ...     def load_root(self, conversations, seen):
+        ...         nothing = Root(np.empty(0, np.int64), np.empty((0, 3), np.int64))
+        ...         return LoadedRoot(nothing, {}, None, {})
+        ...     def branches(self, conversations):
+        ...         writer = ChatWriter(self.tokenizer, ChatFormat("Q: ", " A: ", end="."))
+        ...         return [writer.turns(turns, False) for turns in conversations.branches]
+        >>> tokenizer = Stub(encode=lambda text, **_: list(text.encode()))
+        >>> example = Conversations([[("What?", "A cat")]])
+        >>> bytes(Letters(tokenizer).load(example).tokens.tolist())
+        b'Q: What? A: A cat'
     """
 
     processors: ClassVar[tuple[str, ...]]
     vision_cost: ClassVar[str]
     bidirectional: ClassVar[str] = "none"
-    media_first: ClassVar[bool] = False
     image_options: ClassVar[tuple[str, ...]] = ()
     video_options: ClassVar[tuple[str, ...]] = ("start", "end", "fps", "num_frames")
     clip_counts_from_zero: ClassVar[bool] = False
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
-        tokenizer = processor.tokenizer
-        chat = chat or replace(suitable_format(tokenizer), media_first=self.media_first)
         self.processor = processor
-        self.writer = ChatWriter(tokenizer, chat)
-        self.start: list[int] = []
+        self.chat = chat
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the processor, which may be one itself."""
+        return getattr(self.processor, "tokenizer", self.processor)
 
     @property
     def costs(self) -> tuple[str, ...]:
@@ -146,75 +158,33 @@ class Family(RowInputs, ABC):
         return float(getattr(self.processor.video_processor, "fps", None) or self.default_fps)
 
     @abstractmethod
-    def measure_image(self, height: int, width: int, options: Options = NO_OPTIONS) -> VisualTokens:
-        """The tokens and the cost of an image, from its size alone.
+    def measure_root(self, conversations: Conversations, seen: Sequence[Seen]) -> MeasuredRoot:
+        """How much what the conversations have in common takes, without decoding a pixel.
 
         Args:
-            height: of the image upright, in pixels.
-            width: the same.
-            options: those of `image_options` that the data gives, by name.
-
-        Returns:
-            What `image_arrays` will make of it. Whatever this and the other methods for images
-            and videos raise becomes a ``DataError`` that names the example.
+            conversations: the example.
+            seen: its media, opened.
         """
 
     @abstractmethod
-    def measure_video(
-        self, clip: Clip, seconds: Float64, options: Options = NO_OPTIONS
-    ) -> VisualTokens:
-        """The tokens and the cost of a video, from what its header says.
+    def load_root(self, conversations: Conversations, seen: Sequence[Seen]) -> LoadedRoot:
+        """What the conversations have in common, with the model inputs of the media.
 
         Args:
-            clip: length, rate and size of the video; ``clip.fps`` is `default_fps` if not known.
-            seconds: float64 ``[T]``, the times of the frames that are seen, increasing.
-            options: as for `measure_image`.
+            conversations: the example.
+            seen: its media, opened.
 
         Returns:
-            What `video_arrays` will make of these frames.
+            As many tokens, and the same costs, as `measure_root` says.
         """
 
     @abstractmethod
-    def image_arrays(self, image: Any, options: Options = NO_OPTIONS) -> dict[str, Array]:
-        """The model's inputs of one image.
-
-        Args:
-            image: PIL image, upright.
-            options: as for `measure_image`.
-
-        Returns:
-            Arrays by the names that the model takes. The first axis of the first one is as long as
-            the cost that was measured.
-        """
-
-    @abstractmethod
-    def video_arrays(self, frames: UInt8, options: Options = NO_OPTIONS) -> dict[str, Array]:
-        """The model's inputs of one video.
-
-        Args:
-            frames: uint8 ``[T, H, W, 3]``, the frames that were given to `measure_video`.
-            options: as for `measure_image`.
-
-        Returns:
-            Arrays by name, the first as in `image_arrays`.
-        """
-
-    def root_positions(self, root: Root, parts: Sequence[Mapping[str, Array]]) -> Int64 | None:  # noqa: ARG002
-        """Position ids of a root, int ``[A, n]`` on ``A`` axes; ``None`` counts from 0.
-
-        Args:
-            root: its ``n`` tokens and image runs.
-            parts: the arrays of its media, in order.
-        """
-        return None
-
-    def root_texts(self, conversations: Conversations) -> Sequence[str]:
-        """What is written before each of the media, one text for each.
+    def branches(self, conversations: Conversations) -> list[Written]:
+        """The tokens and targets of each conversation, as they stand behind the root.
 
         Args:
             conversations: the example.
         """
-        return conversations.texts
 
     def measure(self, conversations: Conversations) -> dict[str, int]:
         """The cost of an example; files are opened, no pixel is decoded.
@@ -228,10 +198,9 @@ class Family(RowInputs, ABC):
         Raises:
             DataError: media that cannot be read, or that the model cannot take.
         """
-        visuals = self._see(conversations)
-        root, branches = self._write(conversations, visuals)
-        tokens = len(root.tokens) + sum(len(written.tokens) for written in branches)
-        return {"tokens": tokens, self.vision_cost: sum(visual.cost for visual in visuals)}
+        root = self.measure_root(conversations, self._see(conversations))
+        written = sum(len(branch.tokens) for branch in self.branches(conversations))
+        return {"tokens": root.n_tokens + written, **root.costs}
 
     def load(self, conversations: Conversations) -> MessageTree:
         """The tree of an example with its pixels; it costs exactly what `measure` says.
@@ -242,26 +211,37 @@ class Family(RowInputs, ABC):
         Raises:
             DataError: media that cannot be decoded, or that the model cannot take.
         """
-        visuals = self._see(conversations)
-        root, branches = self._write(conversations, visuals)
-        parts = [
-            self._arrays(medium, visual, _name(conversations))
-            for medium, visual in zip(conversations.media, visuals, strict=True)
-        ]
-        costs = {self.vision_cost: sum(visual.cost for visual in visuals)}
+        made = self.load_root(conversations, self._see(conversations))
+        branches, root, key = self.branches(conversations), made.root, conversations.key
         if not conversations.media and len(branches) == 1:
-            return MessageTree(
-                **_one_node(root.tokens, branches[0]), key=conversations.key, costs=costs
-            )
+            return MessageTree(**_one_node(root.tokens, branches[0]), key=key, costs=made.costs)
         return MessageTree(
             root.tokens,
             children=[MessageTree(**written._asdict()) for written in branches],
-            key=conversations.key,
+            key=key,
             image_runs=root.runs,
-            media=self.join(parts),
-            root_positions=self.root_positions(root, parts),
-            costs=costs,
+            media=made.media,
+            root_positions=made.positions,
+            costs=made.costs,
         )
+
+    def render(
+        self,
+        conversations: Conversations,  # noqa: ARG002
+        turns: Sequence[Turn],  # noqa: ARG002
+    ) -> dict[str, Array] | None:
+        """What the processor itself makes of one whole conversation with the example's media.
+
+        It is for checks: nothing that this class knows of templates and tokens goes into it.
+
+        Args:
+            conversations: the example.
+            turns: one of its branches.
+
+        Returns:
+            Everything that the processor gives, by name; ``None`` if it renders no conversation.
+        """
+        return None
 
     def token(self, name: str) -> int:
         """The id of a special token that the family cannot do without.
@@ -272,7 +252,7 @@ class Family(RowInputs, ABC):
         Raises:
             FamilyError: the tokenizer does not have it.
         """
-        found = token_id(self.processor.tokenizer, name)
+        found = token_id(self.tokenizer, name)
         if found is None:
             raise FamilyError(
                 f"family {self.name!r} needs the token {name!r}, which the tokenizer does not "
@@ -280,26 +260,14 @@ class Family(RowInputs, ABC):
             )
         return found
 
-    def _write(
-        self, conversations: Conversations, visuals: Sequence[VisualTokens]
-    ) -> tuple[Root, list[Written]]:
-        writer, media = self.writer, conversations.media
-        is_open = bool(media) and (not writer.chat.media_first or any(conversations.texts))
-        is_open = is_open or (not media and len(conversations.branches) > 1)
-        pieces = [self.start, writer.system(conversations.system)]
-        if is_open:
-            pieces.append(writer.markup(writer.chat.user))
-        tokens = np.array([token for piece in pieces for token in piece], np.int64)
-        root = lay_root(tokens, map(writer.text, self.root_texts(conversations)), visuals)
-        return root, [writer.turns(turns, is_open) for turns in conversations.branches]
-
-    def _see(self, conversations: Conversations) -> list[VisualTokens]:
+    def _see(self, conversations: Conversations) -> list[Seen]:
         if not isinstance(conversations, Conversations):
             raise DataError(
                 f"family {self.name!r} takes Conversations or conversation records, "
                 f"got {type(conversations).__name__}"
             )
-        return [self._visual(medium, _name(conversations)) for medium in conversations.media]
+        name = cut(example_name(conversations.key))
+        return [self._open(medium, name) for medium in conversations.media]
 
     def _options(self, medium: Medium, name: str) -> Options:
         known = self.image_options if medium.kind == "image" else self.video_options
@@ -307,41 +275,25 @@ class Family(RowInputs, ABC):
             known = tuple(option for option in known if option != "num_frames")
         return checked_options(medium, known, name, self.name)
 
-    def _visual(self, medium: Medium, name: str) -> VisualTokens:
-        options = self._options(medium, name)
-        with _taking(medium, name):
+    def _open(self, medium: Medium, name: str) -> Seen:
+        seen = Seen(medium, self._options(medium, name), name, 0, 0)
+        with taking(seen):
             if medium.kind == "image":
-                return self.measure_image(*image_size(medium.value, name), options)
-            clip = video_clip(medium.value, name)
-            if clip.is_sampled:
-                clip = clip._replace(fps=options.get("fps"))
-            clip, first = cut_clip(clip, options, name)
-            rate = clip.fps or (self.sampled_fps if clip.is_sampled else self.default_fps)
-            clip = clip._replace(fps=rate)
-            frames = sample_frames(self.processor.video_processor, clip, options) + first
-            seconds = (frames - first * self.clip_counts_from_zero) / rate
-            return self.measure_video(clip, seconds, options)._replace(frames=frames)
+                height, width = image_size(medium.value, name)
+                return seen._replace(height=height, width=width)
+            return self._open_video(seen)
 
-    def _arrays(self, medium: Medium, visual: VisualTokens, name: str) -> dict[str, Array]:
-        options = self._options(medium, name)
-        with _taking(medium, name):
-            if visual.frames is None:
-                arrays = self.image_arrays(load_image(medium.value, name), options)
-            else:
-                frames = load_frames(medium.value, visual.frames, name)
-                arrays = self.video_arrays(frames, options)
-        cost = len(next(iter(arrays.values())))
-        if cost != visual.cost:
-            raise DataError(
-                f"{name}: {medium.kind} was measured with {visual.cost} {self.vision_cost}, its "
-                f"processor makes {cost}; a setting of the processor is not measured, so leave it "
-                "at its default"
-            )
-        return arrays
-
-
-def _name(conversations: Conversations) -> str:
-    return cut(example_name(conversations.key))
+    def _open_video(self, seen: Seen) -> Seen:
+        medium, options, name = seen[:3]
+        clip = video_clip(medium.value, name)
+        if clip.is_sampled:
+            clip = clip._replace(fps=options.get("fps"))
+        clip, first = cut_clip(clip, options, name)
+        rate = clip.fps or (self.sampled_fps if clip.is_sampled else self.default_fps)
+        clip = clip._replace(fps=rate)
+        frames = sample_frames(self.processor.video_processor, clip, options) + first
+        seconds = (frames - first * self.clip_counts_from_zero) / rate
+        return Seen(medium, options, name, clip.height, clip.width, clip, frames, seconds)
 
 
 def _one_node(root: Int64, written: Written) -> dict[str, Any]:
@@ -358,13 +310,15 @@ def _one_node(root: Int64, written: Written) -> dict[str, Any]:
 
 
 @contextmanager
-def _taking(medium: Medium, name: str) -> Iterator[None]:
+def taking(seen: Seen) -> Iterator[None]:
+    """Whatever is raised in this block becomes a ``DataError`` that names example and medium."""
     try:
         yield
     except TreepackError:
         raise
     except Exception as error:
+        medium = seen.medium
         raise DataError(
-            f"{name}: the processor does not take {medium.kind} {show(medium.value)}: "
+            f"{seen.example}: the processor does not take {medium.kind} {show(medium.value)}: "
             f"{cut(str(error))}"
         ) from error

@@ -160,7 +160,7 @@ class ChatWriter:
             write(self.text(question))
             write(self.markup(self.chat.assistant))
             write(self.text(answer), is_trained=weight != 0)
-        weights = _weights(turns, np.diff([*starts, len(tokens)]))
+        weights = weights_of(turns, np.diff([*starts, len(tokens)]))
         return Written(tokens, labels, weights, self.end if turns[-1].weight else None)
 
     def _end(self) -> int:
@@ -177,7 +177,7 @@ class ChatWriter:
         return ids[0]
 
 
-def _weights(turns: Sequence[Turn], lengths: npt.NDArray[np.int64]) -> Any:
+def weights_of(turns: Sequence[Turn], lengths: npt.NDArray[np.int64]) -> Any:
     """One number if all turns that are trained on agree, else one for each token."""
     weights = [float(turn.weight) for turn in turns]
     different = set(weights) - {0.0}

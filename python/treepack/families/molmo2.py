@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from treepack.families.base import Array, Family, Float64, Int64, UInt8
+from treepack.families.base import Array, Float64, Int64, UInt8
+from treepack.families.by_medium import MediumFamily
 from treepack.families.chat_format import ChatFormat
 from treepack.families.options import NO_OPTIONS, Options
+from treepack.families.roots import VisualTokens
 from treepack.families.row_inputs import Filler
-from treepack.families.visual_tokens import VisualTokens
 from treepack.sources.conversations import Conversations
 from treepack.sources.videos import Clip
 from treepack.tree import MessageTree
@@ -20,7 +21,7 @@ from treepack.tree import MessageTree
 POOLING = "image_token_pooling"
 
 
-class Molmo2(Family):
+class Molmo2(MediumFamily):
     """Molmo2 of transformers (``Molmo2ForConditionalGeneration``).
 
     A row may hold images and videos: videos are given as images whose grid is

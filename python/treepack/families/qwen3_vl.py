@@ -9,17 +9,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from treepack.errors import FamilyError
-from treepack.families.base import Array, Family, Float64, Int64, UInt8
+from treepack.families.base import Array, Float64, Int64, UInt8
+from treepack.families.by_medium import MediumFamily
 from treepack.families.chat_format import ChatFormat
 from treepack.families.options import NO_OPTIONS, Options
+from treepack.families.roots import Root, VisualTokens
 from treepack.families.row_inputs import Filler
-from treepack.families.visual_tokens import Root, VisualTokens
 from treepack.sources.media import cut
 from treepack.sources.videos import Clip
 from treepack.tree import MessageTree, example_name
 
 
-class Qwen3VL(Family):
+class Qwen3VL(MediumFamily):
     """Qwen3-VL of transformers (``Qwen3VLForConditionalGeneration``).
 
     ``min_pixels`` and ``max_pixels`` of an image take the place of the processor's bounds. Those of
@@ -38,7 +39,7 @@ class Qwen3VL(Family):
         "video": ("pixel_values_videos", "video_grid_thw"),
     }
     image_options = ("min_pixels", "max_pixels")
-    video_options = (*Family.video_options, "min_pixels", "max_pixels")
+    video_options = (*MediumFamily.video_options, "min_pixels", "max_pixels")
     default_fps = 24.0
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:

@@ -147,12 +147,8 @@ class RowInputs:
         missing = [n for kind in kinds for n in self.media_names[kind] if n not in given]
         if not given or not self.media_names or (kinds and not missing):
             return
-        makers = [
-            kind.name
-            for kind in _subclasses(RowInputs)
-            if any(given.issuperset(names) for names in kind.media_names.values())
-        ]
-        whose = f", as family {makers[0]!r} makes them" if makers else f"; they lack {missing}"
+        makers = " or ".join(map(repr, _makers(given)))
+        whose = f", as family {makers} makes them" if makers else f"; they lack {missing}"
         name, listed = cut(example_name(tree.key)), cut(str(sorted(given)))
         raise FamilyError(
             f"{name} has media {listed}{whose}; family {self.name!r} takes "
@@ -182,6 +178,19 @@ def media_kinds(
     """Which kinds of media the trees of a row have."""
     given = {name for tree in trees for name in tree.media or ()}
     return {kind for kind, names in media_names.items() if given.intersection(names)}
+
+
+def _makers(given: set[str]) -> list[str]:
+    """The families that make such media; none if they are only pixels, which many make."""
+
+    def matched(kind: type[RowInputs]) -> int:
+        made = (names for names in kind.media_names.values() if given.issuperset(names))
+        return max(map(len, made), default=0)
+
+    named = [kind for kind in _subclasses(RowInputs) if hasattr(kind, "name")]
+    found = {kind.name: matched(kind) for kind in named}
+    most = max(found.values(), default=0)
+    return sorted(name for name, n in found.items() if n == most > 1)
 
 
 def _subclasses(kind: type[RowInputs]) -> Iterator[type[RowInputs]]:

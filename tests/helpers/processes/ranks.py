@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,11 @@ SECONDS = 120
 
 def run_ranks(world, function, *arguments):
     """What ``function(rank, world, *arguments)`` returns on each rank."""
+    return run_launched(world, _joined, function, *arguments)
+
+
+def run_launched(world, function, *arguments):
+    """What ``function(rank, world, join, *arguments)`` returns; ``join()`` makes the group."""
     with tempfile.TemporaryDirectory() as folder:
         # Like mp.spawn, but torch is imported once for all of them (see conftest.py).
         mp.start_processes(
@@ -22,14 +28,20 @@ def run_ranks(world, function, *arguments):
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world)]
 
 
+def _joined(rank, world, join, function, *arguments):
+    join()
+    return function(rank, world, *arguments)
+
+
 def _main(rank, world, folder, function, arguments):
     from datetime import timedelta
 
     torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    limit = timedelta(seconds=SECONDS)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=limit)
-    result = function(rank, world, *arguments)
+    place = {"rank": rank, "world_size": world, "timeout": timedelta(seconds=SECONDS)}
+    join = functools.partial(
+        dist.init_process_group, "gloo", init_method=f"file://{folder}/store", **place
+    )
+    result = function(rank, world, join, *arguments)
     torch.save(result, Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

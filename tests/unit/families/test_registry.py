@@ -33,7 +33,7 @@ def test_a_family_is_found_by_the_class_of_the_processor_or_by_name(name):
 def test_an_unknown_processor_is_told_who_is_served():
     with pytest.raises(errors.FamilyError, match=r"SimpleNamespace.*molmo2.*qwen3_vl"):
         families.find(__import__("types").SimpleNamespace())
-    with pytest.raises(errors.FamilyError, match=r"'gemma9'; there are \['molmo2', 'qwen3_vl'\]"):
+    with pytest.raises(errors.FamilyError, match=r"'gemma9'; there are \[.*'molmo2', .*'qwen3_vl'"):
         families.find(molmo2_processor(), family="gemma9")
     with pytest.raises(errors.FamilyError, match=r"ChatFormat, got str"):
         families.find(molmo2_processor(), chat="chatml")
@@ -50,7 +50,7 @@ def test_a_new_family_is_one_new_file(tmp_path, monkeypatch):
     processor = copy.copy(molmo2_processor())
     processor.__class__ = type("NewProcessor", (type(processor),), {})
     assert families.find(processor, family="new").name == "new"
-    assert sorted(families.families()) == ["molmo2", "new", "qwen3_vl"]
+    assert {"molmo2", "new", "qwen3_vl"} < set(families.families())
 
 
 def test_a_tokenizer_without_the_image_tokens_is_rejected():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 
 
 class VisualTokens(NamedTuple):
@@ -19,13 +20,11 @@ class VisualTokens(NamedTuple):
         runs: int64 ``[R, 2]``, entries ``(start, end)``: which stretches of the tokens are image
             tokens. One for an image; one for each frame that a video shows the language model.
         cost: what it takes of the budget ``vision_cost``, in units of that.
-        frames: int64 ``[T]``, which frames of a video are seen; `Family` fills it in.
     """
 
     tokens: Int64
     runs: Int64
     cost: int
-    frames: Int64 | None = None
 
 
 class Root(NamedTuple):
@@ -38,6 +37,34 @@ class Root(NamedTuple):
 
     tokens: Int64
     runs: Int64
+
+
+class MeasuredRoot(NamedTuple):
+    """What a root takes.
+
+    Attributes:
+        n_tokens: how many it has.
+        costs: what its media take of each budget beside tokens, in whole units by name.
+    """
+
+    n_tokens: int
+    costs: dict[str, int]
+
+
+class LoadedRoot(NamedTuple):
+    """A root with the model inputs of its media.
+
+    Attributes:
+        root: tokens and image runs.
+        media: arrays by the names that the model takes; empty without media.
+        positions: int ``[A, n]`` on ``A`` axes; ``None`` counts from 0.
+        costs: as in `MeasuredRoot`.
+    """
+
+    root: Root
+    media: dict[str, Array]
+    positions: Int64 | None
+    costs: dict[str, int]
 
 
 def lay_root(tokens: Int64, texts: Iterable[list[int]], visuals: Sequence[VisualTokens]) -> Root:

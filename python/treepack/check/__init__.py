@@ -1,0 +1,17 @@
+"""Checks that need a model: does a packed row give each path what it gets alone?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from treepack._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from treepack.check.exact import ExactReport, check_exact
+
+__all__ = ["ExactReport", "check_exact"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {"ExactReport": "treepack.check.exact", "check_exact": "treepack.check.exact"},
+)

@@ -1,0 +1,349 @@
+"""Families whose roots the processor itself makes; what it cannot be asked is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from treepack.errors import FamilyError
+from treepack.families.base import Array, Family, Int64, Seen, taking
+from treepack.families.chat_format import ChatFormat, Written
+from treepack.families.joins import Join, join
+from treepack.families.markup import FormatMarkup, render_whole, template_of
+from treepack.families.roots import LoadedRoot, MeasuredRoot, Root
+from treepack.families.row_inputs import Filler
+from treepack.families.turns import TurnWriter
+from treepack.sources.conversations import Conversations, Medium
+from treepack.sources.images import load_image
+from treepack.sources.records.base import Turn
+from treepack.sources.videos import load_frames
+from treepack.tree import MessageTree
+
+TYPES = "token_type_ids"
+"""How names of inputs end that have an entry for each token of the row."""
+
+MOST_MEASURED = 10_000
+"""Roots whose costs are kept; images of one size cost the same."""
+
+LEFT_OUT = ("attention_mask", "labels")
+
+
+class ProcessorFamily(Family):
+    """A family that lets the model's own processor make the root, from text and media at once.
+
+    So tokens, crops and grids are the processor's by construction, whatever its settings. To
+    measure without decoding, the processor is shown black media of the same size; what they cost is
+    kept, by size.
+
+    Attributes:
+        joins: how inputs are joined over the examples of a row, where that is not on their first
+            axis.
+        not_inputs: what the processor gives beside the model's inputs.
+        smallest: height and width of the smallest medium, frames before them for a video.
+
+    Args:
+        processor: Hugging Face processor of the model, or tokenizer of a text model.
+        chat: how turns are written; by default as in the chat template.
+
+    Raises:
+        FamilyError: neither a chat template nor ``chat``.
+
+    Example:
+        A text model needs no declaration at all; its tokenizer is here a stub:
+
+        >>> import torch
+        >>> class Tokenizer:
+        ...     chat_template, bos_token, pad_token, unk_token = "...", None, None, None
+        ...     eos_token, eos_token_id = "$", 36
+        ...     def encode(self, text, **_):
+        ...         return list(text.encode())
+        ...     def convert_tokens_to_ids(self, token):
+        ...         return ord(token)
+        ...     def __call__(self, text, **_):
+        ...         return {"input_ids": torch.tensor([self.encode(text[0])])}
+        ...     def apply_chat_template(self, messages, tokenize):
+        ...         return "".join(f"{m['role'][0]}:{m['content']}$" for m in messages)
+        >>> class Texts(ProcessorFamily):
+        ...     name, media_names, costs = "texts", {}, ("tokens",)
+        >>> tree = Texts(Tokenizer()).load(Conversations([[("What?", "A cat.")]]))
+        >>> bytes(tree.tokens.tolist()), tree.end_target
+        (b'u:What?$a:A cat.', 36)
+    """
+
+    joins: ClassVar[Mapping[str, Join]] = {}
+    not_inputs: ClassVar[tuple[str, ...]] = ()
+    smallest: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        "image": (32, 32),
+        "video": (1, 32, 32),
+    }
+    default_fps: float = 24.0
+
+    def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
+        super().__init__(processor, chat)
+        self.writer = TurnWriter(self.tokenizer, self._source(chat))
+        self._measured: dict[Any, MeasuredRoot] = {}
+        self._fill: dict[str, Filler] = {}
+
+    def _source(self, chat: ChatFormat | None) -> Any:
+        if chat is not None:
+            return FormatMarkup(chat, self.placeholders(), self.tokenizer.eos_token or "")
+        template = template_of(self.processor, has_parts=bool(self.media_names))
+        if template is None:
+            raise FamilyError(
+                f"{type(self.processor).__name__} has no chat template; set its chat_template, or "
+                "pass chat=treepack.families.ChatFormat(...)"
+            )
+        return template
+
+    def placeholders(self) -> dict[str, str]:
+        """What stands for a medium of each kind in a text that the processor is given."""
+        found = {
+            kind: getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")
+        }
+        return {kind: str(token) for kind, token in found.items() if token}
+
+    def feature_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that stand for features of the vision tower."""
+        names = ("image_token_id", "video_token_id")
+        found = (getattr(self.processor, name, None) for name in names)
+        return tuple(int(token) for token in found if token is not None)
+
+    def units(self, arrays: Mapping[str, Array]) -> int:
+        """What the media of one example take of the budget ``vision_cost``.
+
+        Args:
+            arrays: their model inputs, by name; none without media.
+
+        Returns:
+            By default entries of the pixels, along the axis on which they are joined.
+        """
+        names = [name for name, array in arrays.items() if array.dtype.kind == "f"]
+        return sum(arrays[name].shape[self.joins.get(name, Join()).axis] for name in names)
+
+    def recast(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """The processor's arrays under the names under which a row passes them to the model.
+
+        Args:
+            arrays: all that the processor gave but tokens.
+        """
+        return arrays
+
+    def root_positions(self, made: Mapping[str, Array]) -> Int64 | None:  # noqa: ARG002
+        """Position ids of a root, int ``[A, n]`` on ``A`` axes; ``None`` counts from 0.
+
+        Args:
+            made: what the processor gave, before `recast`; those arrays that have an entry for each
+                token have one for what is said, too.
+        """
+        return None
+
+    def join(self, parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """One set of model inputs from those of several examples, in order."""
+        return join(self.joins, [_without_types(part) for part in parts])
+
+    def measure_root(self, conversations: Conversations, seen: Sequence[Seen]) -> MeasuredRoot:
+        """Tokens and costs of the root, from black media of the same size."""
+        pieces, texts = self.writer.start(conversations)
+        said = sum(map(len, texts))
+        key = pieces, tuple(_size(medium) for medium in seen)
+        if key not in self._measured:
+            black = [_black(medium) for medium in seen]
+            tokens, made = self._ask(pieces, [[]] * len(texts), seen, black)
+            if len(self._measured) >= MOST_MEASURED:
+                self._measured.clear()
+            self._measured[key] = MeasuredRoot(len(tokens), self._costs(made))
+        bare = self._measured[key]
+        return bare._replace(n_tokens=bare.n_tokens + said)
+
+    def load_root(self, conversations: Conversations, seen: Sequence[Seen]) -> LoadedRoot:
+        """The root as the processor makes it, with texts between media as data."""
+        pieces, texts = self.writer.start(conversations)
+        tokens, made = self._ask(pieces, texts, seen, [_load(medium) for medium in seen])
+        return LoadedRoot(
+            Root(tokens, self._runs(tokens)),
+            self.recast({k: v for k, v in made.items() if k not in self.not_inputs}),
+            self.root_positions(made),
+            self._costs(made),
+        )
+
+    def branches(self, conversations: Conversations) -> list[Written]:
+        """Each conversation, written behind the root."""
+        return [self.writer.write(conversations, turns) for turns in conversations.branches]
+
+    def render(
+        self, conversations: Conversations, turns: Sequence[Turn]
+    ) -> dict[str, Array] | None:
+        """The chat template and the processor, asked for one whole conversation."""
+        if self.chat is not None:
+            return None
+        seen = self._see(conversations)
+        text = render_whole(self.processor, conversations, turns)
+        return self._call(text, seen, [_load(medium) for medium in seen])
+
+    def collate(
+        self, trees: Sequence[MessageTree], total: int, fill: Any = False
+    ) -> dict[str, Array]:
+        """Model inputs of the media, and those with an entry for each token, int ``[1, total]``."""
+        arrays = super().collate(trees, total, fill)
+        names = {name for tree in trees for name in tree.media or () if name.endswith(TYPES)}
+        for name in sorted(names):
+            row, used = np.zeros((1, total), np.int64), 0
+            for tree in trees:
+                types = (tree.media or {}).get(name)
+                if types is not None:
+                    row[0, used : used + types.shape[1]] = types[0]
+                used += tree.n_tokens
+            arrays[name] = row
+        return arrays
+
+    def smallest_medium(self, kind: str) -> Filler:
+        """A black medium of the size in ``smallest``, without the text around it."""
+        if kind not in self._fill:
+            *frames, height, width = self.smallest[kind]
+            black = np.zeros((*frames, height, width, 3), np.uint8)
+            example = Conversations([[Turn("", "")]], [Medium(kind, black)])
+            made = self.load_root(example, self._see(example))
+            features = np.isin(made.root.tokens, self.feature_ids())
+            tokens = made.root.tokens[features]
+            cost = {"tokens": len(tokens), **made.costs}
+            self._fill[kind] = Filler(tokens, cost, _without_types(made.media))
+        return self._fill[kind]
+
+    def _costs(self, made: Mapping[str, Array]) -> dict[str, int]:
+        if not self.media_names:
+            return {}
+        return {self.vision_cost: self.units(_without_types(self.recast(dict(made))))}
+
+    def _runs(self, tokens: Int64) -> Int64:
+        """Stretches of tokens that stand for features, int ``[R, 3]``; each is an image."""
+        flags = np.isin(tokens, self.feature_ids()).astype(np.int8)
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]])))
+        places = edges.reshape(-1, 2)
+        return np.column_stack([places, np.arange(len(places))])
+
+    def _ask(
+        self,
+        pieces: Sequence[str],
+        texts: Sequence[Sequence[int]],
+        seen: Sequence[Seen],
+        values: Sequence[Any],
+    ) -> tuple[Int64, dict[str, Array]]:
+        """Tokens int ``[n]`` and arrays of a root.
+
+        What is said goes in afterwards, as tokens, where a special token was put for it: so the
+        processor cannot take it for a placeholder.
+        """
+        slot = self._slot()
+        asked = slot.join(pieces)
+        first = seen[0] if seen else None
+        made = self._call(asked, seen, values) if first is None else None
+        if first is not None:
+            with taking(first):
+                made = self._call(asked, seen, values)
+        made = made or {}
+        ids = made.pop("input_ids")[0]
+        made = made if seen else {}
+        at = self._slots(ids, slot, pieces)
+        tokens = _spliced(ids, at, [np.array(text, np.int64) for text in texts])
+        types = {name: array for name, array in made.items() if name.endswith(TYPES)}
+        for name, array in types.items():
+            zeros = [np.zeros(len(text), array.dtype) for text in texts]
+            made[name] = _spliced(array[0], at, zeros)[None]
+        return tokens, made
+
+    def _call(self, text: str, seen: Sequence[Seen], values: Sequence[Any]) -> dict[str, Array]:
+        bos = getattr(self.tokenizer, "bos_token", None)
+        options: dict[str, Any] = {}
+        # A processor writes its own where the template does not; a tokenizer alone never does.
+        is_bare = self.tokenizer is self.processor
+        if is_bare or (bos and text.startswith(bos)):
+            options["add_special_tokens"] = False
+        pairs = list(zip(seen, values, strict=True))
+        images = [value for medium, value in pairs if medium.clip is None]
+        videos = [(medium, value) for medium, value in pairs if medium.clip is not None]
+        if images:
+            options["images"] = [images]
+        if videos:
+            options["videos"] = [[value for _, value in videos]]
+            options["video_metadata"] = [[_metadata(medium) for medium, _ in videos]]
+            options["do_sample_frames"] = False
+        made = self.processor(text=[text], **options, return_tensors="pt")
+        left_out = [name for name in made if name in LEFT_OUT or not hasattr(made[name], "numpy")]
+        return {name: _array(made[name]) for name in made if name not in left_out}
+
+    def _slot(self) -> str:
+        tokenizer = self.tokenizer
+        for token in (tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token):
+            if token and token not in self.placeholders().values():
+                return str(token)
+        raise FamilyError(f"{type(tokenizer).__name__} has none of the tokens EOS, PAD and UNK")
+
+    def _slots(self, ids: Int64, slot: str, pieces: Sequence[str]) -> Int64:
+        """Where in the ids the special token stands that was put for what is said."""
+        slot_id = self.tokenizer.convert_tokens_to_ids(slot)
+        found = np.flatnonzero(ids == slot_id)
+        written = [piece.count(slot) for piece in pieces]
+        places = np.cumsum(written)[:-1] + np.arange(len(pieces) - 1)
+        # The processor may begin with a token of its own, which may be the same one.
+        extra = len(found) - sum(written) - len(pieces) + 1
+        if extra not in (0, 1) or (extra and (not len(found) or found[0] != 0)):
+            raise FamilyError(
+                f"{type(self.processor).__name__} writes {slot!r} by itself, so it is not known "
+                "where the texts of an example go"
+            )
+        where: Int64 = found[places + extra]
+        return where
+
+
+def _spliced(ids: Array, at: Int64, texts: Sequence[Array]) -> Array:
+    """Ids with each text in place of the token at a position."""
+    pieces, used = [], 0
+    for place, text in zip(at.tolist(), texts, strict=True):
+        pieces += [ids[used:place], text]
+        used = place + 1
+    return np.concatenate([*pieces, ids[used:]])
+
+
+def _without_types(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array for name, array in arrays.items() if not name.endswith(TYPES)}
+
+
+def _array(tensor: Any) -> Array:
+    if str(tensor.dtype) == "torch.bfloat16":
+        tensor = tensor.float()
+    array: Array = tensor.numpy()
+    return array
+
+
+def _size(seen: Seen) -> tuple[Any, ...]:
+    times = tuple(seen.seconds.tolist())
+    return seen.medium.kind, seen.height, seen.width, times, seen.clip and seen.clip.fps
+
+
+def _black(seen: Seen) -> Any:
+    if seen.clip is None:
+        return np.zeros((seen.height, seen.width, 3), np.uint8)
+    return np.zeros((len(seen.frames), seen.height, seen.width, 3), np.uint8)
+
+
+def _load(seen: Seen) -> Any:
+    with taking(seen):
+        if seen.clip is None:
+            return load_image(seen.medium.value, seen.example)
+        return load_frames(seen.medium.value, seen.frames, seen.example)
+
+
+def _metadata(seen: Seen) -> Any:
+    from transformers.video_utils import VideoMetadata
+
+    frames, fps = (seen.clip.frames, seen.clip.fps or 1.0) if seen.clip else (1, 1.0)
+    return VideoMetadata(
+        total_num_frames=frames,
+        fps=fps,
+        duration=frames / fps,
+        frames_indices=np.rint(seen.seconds * fps).astype(int).tolist(),
+        height=seen.height,
+        width=seen.width,
+    )

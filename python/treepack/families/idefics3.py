@@ -1,0 +1,15 @@
+"""Idefics 3: as SmolVLM, without videos."""
+
+from __future__ import annotations
+
+from treepack.families.smolvlm import SmolVLM
+
+
+class Idefics3(SmolVLM):
+    """Idefics 3 of transformers (``Idefics3ForConditionalGeneration``)."""
+
+    name = "idefics3"
+    processors = ("Idefics3Processor",)
+
+
+FAMILY = Idefics3

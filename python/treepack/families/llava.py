@@ -1,0 +1,19 @@
+"""LLaVA 1.5: one view of each image."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from treepack.families.by_processor import ProcessorFamily
+
+
+class Llava(ProcessorFamily):
+    """LLaVA 1.5 of transformers (``LlavaForConditionalGeneration``)."""
+
+    name = "llava"
+    processors = ("LlavaProcessor",)
+    vision_cost = "images"
+    media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
+
+
+FAMILY = Llava

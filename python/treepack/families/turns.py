@@ -1,0 +1,133 @@
+"""Conversations in tokens, in the markup of a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from treepack.errors import FamilyError
+from treepack.families.chat_format import Written, weights_of
+from treepack.families.markup import MARK, Markup, Shape
+from treepack.sources.conversations import Conversations
+from treepack.sources.records.base import Turn
+from treepack.tree import IGNORE
+
+
+class MarkupSource(Protocol):
+    """A `Template`, or a `FormatMarkup`."""
+
+    def cut(self, shape: Shape) -> Markup:
+        """The markup of a conversation of this shape."""
+
+    def trim(self, role: str, text: str) -> str:
+        """A text as the template writes it."""
+
+
+class TurnWriter:
+    """Turns conversations into tokens and labels.
+
+    Trained on are the answers, and after each of them the first token of the markup that follows,
+    which ends the turn; behind the last answer it is the target of the token before it, and never
+    enters the row. What people and models say is data: a special token spelt out in it stays
+    ordinary text.
+
+    Args:
+        tokenizer: Hugging Face tokenizer.
+        source: the markup.
+    """
+
+    def __init__(self, tokenizer: Any, source: MarkupSource) -> None:
+        self.tokenizer = tokenizer
+        self.source = source
+        self._markup: dict[str, list[int]] = {}
+        # Tokens of MARK, if this tokenizer takes the beginning of a text for that of a word.
+        self._lead = self._find_lead()
+
+    def shape(self, conversations: Conversations, turns: int) -> Shape:
+        """What the markup of one conversation of an example depends on."""
+        kinds = tuple(medium.kind for medium in conversations.media)
+        texts = tuple(bool(text) for text in conversations.texts)
+        return Shape(kinds, texts, bool(conversations.system), turns)
+
+    def start(self, conversations: Conversations) -> tuple[tuple[str, ...], list[list[int]]]:
+        """Markup before the first question, in pieces, and the tokens of what goes between them.
+
+        Raises:
+            FamilyError: the template begins conversations of different lengths differently.
+        """
+        lengths = {len(turns) for turns in conversations.branches}
+        starts = {self.source.cut(self.shape(conversations, n)).start for n in sorted(lengths)}
+        if len(starts) > 1:
+            raise FamilyError(
+                f"the chat template begins conversations of {sorted(lengths)} turns differently, "
+                "so they share no root; pass chat=, or make an example of each length"
+            )
+        said = [("system", conversations.system), *(("user", t) for t in conversations.texts)]
+        texts = [self.text(self.source.trim(role, text)) for role, text in said if text]
+        return starts.pop(), texts
+
+    def write(self, conversations: Conversations, turns: Sequence[Turn]) -> Written:
+        """One conversation from its first question on."""
+        markup = self.source.cut(self.shape(conversations, len(turns)))
+        tokens: list[int] = []
+        labels: list[int] = []
+        starts: list[int] = []
+
+        def put(ids: list[int], is_trained: bool = False) -> None:
+            tokens.extend(ids)
+            labels.extend(ids if is_trained else [IGNORE] * len(ids))
+
+        for place, (question, answer, weight) in enumerate(turns):
+            if place:
+                after = self._after(markup.after[place - 1])
+                put(after[:1], is_trained=turns[place - 1].weight != 0)
+                starts.append(len(tokens))
+                put(after[1:])
+            else:
+                starts.append(0)
+            put(self.text(self.source.trim("user", question)))
+            put(self.markup(markup.between[place]))
+            put(self.text(self.source.trim("assistant", answer)), is_trained=weight != 0)
+        end = self._after(markup.after[-1])[0] if turns[-1].weight else None
+        weights = weights_of(turns, np.diff([*starts, len(tokens)]))
+        return Written(tokens, labels, weights, end)
+
+    def markup(self, text: str) -> list[int]:
+        """Tokens of markup, in which special tokens are meant."""
+        if text not in self._markup:
+            self._markup[text] = self._encode(text)
+        return self._markup[text]
+
+    def text(self, text: str) -> list[int]:
+        """Tokens of what somebody says, in which special tokens are letters like any other."""
+        return self._encode(text, split_special_tokens=True)
+
+    def _encode(self, text: str, **options: bool) -> list[int]:
+        if not text:
+            return []
+        ids = self.tokenizer.encode(
+            MARK + text if self._lead else text, add_special_tokens=False, **options
+        )
+        return list(ids[len(self._lead) :])
+
+    def _after(self, text: str) -> list[int]:
+        """Tokens of the markup behind an answer; the end-of-sequence token if there is none."""
+        ids = self.markup(text)
+        if ids:
+            return ids
+        if self.tokenizer.eos_token_id is None:
+            raise FamilyError(
+                "the chat template writes nothing behind an answer, and the "
+                "tokenizer has no EOS token; pass chat= with an end"
+            )
+        return [int(self.tokenizer.eos_token_id)]
+
+    def _find_lead(self) -> list[int]:
+        def encode(text: str) -> list[int]:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+        alone, mark, both = encode("x"), encode(MARK), encode(f"{MARK}x")
+        is_lead = both[: len(mark)] == mark and both[len(mark) :] != alone
+        return mark if is_lead else []

@@ -1,0 +1,34 @@
+"""A tiny model with random weights and the real processor of each family, built offline.
+
+``build("internvl")`` gives ``(processor, model)``, the model in float64. Chat templates write media
+where they stand, as the real ones do.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from helpers.zoo import others, patches, tiles
+
+BUILDERS = {**patches.BUILDERS, **tiles.BUILDERS, **others.BUILDERS}
+
+WITH_VIDEOS = {
+    "gemma4",
+    "glm46v",
+    "glm4v",
+    "internvl",
+    "llava_onevision",
+    "molmo2",
+    "perception_lm",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "smolvlm",
+}
+
+
+@functools.cache
+def build(name):
+    """Processor and model of a family; the same objects each time."""
+    return BUILDERS[name]()

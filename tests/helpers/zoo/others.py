@@ -1,0 +1,137 @@
+"""Families with a way of their own."""
+
+from __future__ import annotations
+
+import transformers as hf
+from helpers.tiny_models import molmo2_model, molmo2_processor
+from helpers.zoo.common import SIGLIP, SQUARE, model, template, text_config, token_ids, tokenizer
+
+
+def gemma3():
+    made = tokenizer(
+        ["<bos>"],
+        bos="<bos>",
+        image_token="<image_soft_token>",
+        boi_token="<start_of_image>",
+        eoi_token="<end_of_image>",
+    )
+    built = hf.Gemma3Processor(
+        image_processor=hf.Gemma3ImageProcessor(size=SQUARE),
+        tokenizer=made,
+        image_seq_length=4,
+        chat_template=template("<start_of_image>", bos="<bos>"),
+    )
+    layers = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}
+    config = hf.Gemma3Config(
+        text_config=text_config(made, "gemma3_text", query_pre_attn_scalar=8, **layers),
+        vision_config=SIGLIP,
+        mm_tokens_per_image=4,
+        **token_ids(
+            made,
+            image_token_id="<image_soft_token>",
+            boi_token_index="<start_of_image>",
+            eoi_token_index="<end_of_image>",
+        ),
+    )
+    return built, model("Gemma3ForConditionalGeneration", config)
+
+
+def gemma4(sees_ahead=None):
+    """Causal as E2B and E4B, or with ``"vision"`` as the default of the configuration."""
+    made = tokenizer(
+        ["<bos>"],
+        bos="<bos>",
+        image_token="<|image|>",
+        boi_token="<|image>",
+        eoi_token="<image|>",
+        audio_token="<|audio|>",
+        boa_token="<|audio>",
+        eoa_token="<audio|>",
+    )
+    sizes = {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 2}
+    built = hf.Gemma4Processor(
+        feature_extractor=hf.Gemma4AudioFeatureExtractor(),
+        image_processor=hf.Gemma4ImageProcessor(**sizes),
+        tokenizer=made,
+        video_processor=hf.Gemma4VideoProcessor(**sizes, num_frames=3),
+        image_seq_length=70,
+        chat_template=template("<|image|>", "<|video|>", bos="<bos>"),
+    )
+    made = built.tokenizer
+    text = text_config(
+        made,
+        "gemma4_text",
+        global_head_dim=8,
+        sliding_window=12,
+        num_hidden_layers=4,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        hidden_size_per_layer_input=0,
+        num_kv_shared_layers=0,
+        vocab_size_per_layer_input=len(made) + 4,
+        use_bidirectional_attention=sees_ahead,
+    )
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "global_head_dim": 8,
+        "position_embedding_size": 64,
+    }
+    config = hf.Gemma4Config(
+        text_config=text,
+        vision_config={**tower, "patch_size": 4, "pooling_kernel_size": 2},
+        audio_config=None,
+        **token_ids(
+            made,
+            image_token_id="<|image|>",
+            video_token_id="<|video|>",
+            boi_token_id="<|image>",
+            eoi_token_id="<image|>",
+            audio_token_id="<|audio|>",
+        ),
+    )
+    return built, model("Gemma4ForConditionalGeneration", config)
+
+
+def perception_lm():
+    made = tokenizer(image_token="<|image|>", video_token="<|video|>")
+    built = hf.PerceptionLMProcessor(
+        video_processor=hf.PerceptionLMVideoProcessor(size=SQUARE),
+        image_processor=hf.PerceptionLMImageProcessor(tile_size=16, max_num_tiles=4),
+        tokenizer=made,
+        patch_size=4,
+        pooling_ratio=2,
+        chat_template=template("<|image|>", "<|video|>"),
+    )
+    tower = {
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "img_size": [16, 16],
+        "patch_size": 4,
+        "mlp_ratio": 2.0,
+        "class_token": False,
+        "global_pool": "avg",
+    }
+    config = hf.PerceptionLMConfig(
+        text_config=text_config(made, "llama"),
+        vision_config={
+            "model_type": "timm_wrapper",
+            "architecture": "vit_pe_core_large_patch14_336",
+            "model_args": tower,
+        },
+        projector_pooling_ratio=2,
+        vision_use_cls_token=False,
+        **token_ids(made, image_token_id="<|image|>", video_token_id="<|video|>"),
+    )
+    return built, model("PerceptionLMForConditionalGeneration", config)
+
+
+def molmo2():
+    return molmo2_processor(), molmo2_model()
+
+
+BUILDERS = {"molmo2": molmo2, "gemma3": gemma3, "gemma4": gemma4, "perception_lm": perception_lm}

@@ -1,0 +1,150 @@
+"""Families that see images at their own size, in patches on a grid."""
+
+from __future__ import annotations
+
+import transformers as hf
+from helpers.tiny_models import QWEN_TOKENS, TEXT, qwen3_vl_model, qwen3_vl_processor
+from helpers.zoo.common import THETA, model, template, text_config, token_ids, tokenizer
+
+QWEN_TEMPLATE = template(
+    "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"
+)
+QWEN_IDS = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
+GLM_IDS = {
+    "image_token_id": "<|image|>",
+    "video_token_id": "<|video|>",
+    "image_start_token_id": "<|begin_of_image|>",
+    "image_end_token_id": "<|end_of_image|>",
+    "video_start_token_id": "<|begin_of_video|>",
+    "video_end_token_id": "<|end_of_video|>",
+}
+SIZE = {"shortest_edge": 256, "longest_edge": 1024}
+FILM_SIZE = {"shortest_edge": 256, "longest_edge": 6 * 1024}
+TOWER = {"hidden_size": 16, "num_heads": 2, "depth": 2, "patch_size": 4}
+THREE_AXES = {**THETA, "mrope_section": [2, 1, 1]}
+
+
+def qwen(name, processor, config, **tower):
+    """Qwen2-VL and Qwen2.5-VL."""
+    made = tokenizer(QWEN_TOKENS)
+    built = getattr(hf, processor)(
+        image_processor=hf.Qwen2VLImageProcessor(patch_size=4, size=SIZE),
+        video_processor=hf.Qwen2VLVideoProcessor(patch_size=4, size=FILM_SIZE),
+        tokenizer=made,
+        chat_template=QWEN_TEMPLATE,
+    )
+    configured = getattr(hf, config)(
+        text_config=text_config(made, without=("model_type",), rope_parameters=THREE_AXES),
+        vision_config={**TOWER, **tower},
+        **token_ids(made, **QWEN_IDS),
+    )
+    return built, model(name, configured)
+
+
+def qwen2_vl():
+    tower = {"embed_dim": 16, "mlp_ratio": 2}
+    return qwen("Qwen2VLForConditionalGeneration", "Qwen2VLProcessor", "Qwen2VLConfig", **tower)
+
+
+def qwen2_5_vl():
+    tower = {"intermediate_size": 16, "out_hidden_size": 16, "window_size": 16}
+    return qwen(
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen2_5_VLProcessor",
+        "Qwen2_5_VLConfig",
+        **tower,
+        fullatt_block_indexes=[1],
+        tokens_per_second=2,
+    )
+
+
+def qwen3_vl_moe():
+    built = qwen3_vl_processor()
+    built.chat_template = QWEN_TEMPLATE
+    made = built.tokenizer
+    rope = {**THREE_AXES, "mrope_interleaved": True}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+    tower = {"intermediate_size": 16, "out_hidden_size": 16, "num_position_embeddings": 36}
+    config = hf.Qwen3VLMoeConfig(
+        text_config={**TEXT, "vocab_size": len(made), **experts, "rope_parameters": rope},
+        vision_config={**TOWER, **tower, "deepstack_visual_indexes": [0]},
+        **token_ids(made, **QWEN_IDS),
+    )
+    built_model = model("Qwen3VLMoeForConditionalGeneration", config)
+    built_model.set_experts_implementation("eager")
+    return built, built_model
+
+
+def glm(name):
+    """GLM-4.1V and 4.6V."""
+    made = tokenizer(GLM_IDS.values())
+    built = getattr(hf, f"{name}Processor")(
+        image_processor=getattr(hf, f"{name}ImageProcessor")(
+            patch_size=4, size={"shortest_edge": 512, "longest_edge": 2048}
+        ),
+        video_processor=getattr(hf, f"{name}VideoProcessor")(patch_size=4, size=FILM_SIZE),
+        tokenizer=made,
+        chat_template=template(
+            "<|begin_of_image|><|image|><|end_of_image|>",
+            "<|begin_of_video|><|video|><|end_of_video|>",
+        ),
+    )
+    config = getattr(hf, f"{name}Config")(
+        text_config=text_config(
+            made, "glm4v_text", rope_parameters=THREE_AXES, partial_rotary_factor=1.0
+        ),
+        vision_config={**TOWER, "out_hidden_size": 16, "intermediate_size": 16, "image_size": 32},
+        **token_ids(made, **GLM_IDS),
+    )
+    return built, model(f"{name}ForConditionalGeneration", config)
+
+
+def mistral3(window=None):
+    made = tokenizer(["[IMG]", "[IMG_BREAK]", "[IMG_END]"])
+    built = hf.PixtralProcessor(
+        image_processor=hf.PixtralImageProcessor(
+            size={"longest_edge": 32}, patch_size={"height": 4, "width": 4}
+        ),
+        tokenizer=made,
+        patch_size=4,
+        spatial_merge_size=2,
+        chat_template=template("[IMG]"),
+    )
+    config = hf.Mistral3Config(
+        text_config=text_config(made, "mistral", sliding_window=window),
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 4,
+            "head_dim": 8,
+        },
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+        **token_ids(made, image_token_index="[IMG]", image_token_id="[IMG]"),
+    )
+    return built, model("Mistral3ForConditionalGeneration", config)
+
+
+def qwen3_vl():
+    return qwen3_vl_processor(), qwen3_vl_model()
+
+
+BUILDERS = {
+    "qwen3_vl": qwen3_vl,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl_moe": qwen3_vl_moe,
+    "glm4v": lambda: glm("Glm4v"),
+    "glm46v": lambda: glm("Glm46V"),
+    "mistral3": mistral3,
+    "mistral3_sliding": lambda: mistral3(9),
+}

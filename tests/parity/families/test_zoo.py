@@ -1,0 +1,85 @@
+"""Every family on its real processor and a tiny model: a row gives each path what it has alone."""
+
+import functools
+import pickle
+
+import numpy as np
+import pytest
+import treepack as tp
+from helpers import zoo
+from helpers.cases import cases
+from helpers.unrounded import unrounded
+from helpers.zoo.examples import TEXT, A, B, image, rows, video
+from treepack import families
+
+# GLM's processor makes arrays of lists of tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+ROWS = [(name, kind) for name in zoo.BUILDERS for kind, _ in rows(name)]
+
+
+@functools.cache
+def make(name):
+    processor, model = zoo.build(name)
+    return families.find(processor), model
+
+
+@pytest.fixture(autouse=True)
+def _unrounded(request):
+    make(request.getfixturevalue("name"))
+    with unrounded():
+        yield
+
+
+@pytest.mark.parametrize(("name", "kind"), ROWS)
+def test_every_path_gets_what_it_gets_alone(name, kind):
+    family, model = make(name)
+    report = tp.testing.check_exact(model, family, dict(rows(name))[kind])
+    assert report.logits < 1e-12
+    assert report.loss < 1e-12
+    assert report.gradients < 1e-11
+
+
+@pytest.mark.parametrize("name", zoo.BUILDERS)
+def test_what_is_measured_is_what_is_loaded(name):
+    family, _ = make(name)
+    for rng in cases(12, f"measured is loaded, {name}"):
+        height, width = rng.integers(12, 120, 2).tolist()
+        media = [image(int(rng.integers(99)), height, width)]
+        if name in zoo.WITH_VIDEOS and rng.random() < 0.4:
+            media = [video(int(rng.integers(99)), int(rng.integers(12, 20)), height, width)]
+        example = tp.Conversations(A[: rng.integers(1, 4)], media, texts=["See: "], key="k")
+        cost = family.measure(example)
+        assert tuple(cost) == family.costs
+        assert family.load(example).cost == cost
+
+
+@pytest.mark.parametrize("name", zoo.BUILDERS)
+def test_a_family_can_be_sent_to_a_worker(name):
+    family, _ = make(name)
+    example = tp.Conversations(B, [image(1, 40, 60)], key="k")
+    copied = pickle.loads(pickle.dumps(family)).load(example)
+    assert np.array_equal(copied.tokens, family.load(example).tokens)
+
+
+@pytest.mark.parametrize("name", zoo.BUILDERS)
+def test_a_row_without_images_can_run_the_tower(name):
+    family, model = make(name)
+    if not family.media_names:
+        return
+    fill = tuple(family.media_names)
+    tree = family.load(TEXT)
+    total = tree.n_tokens + family.fill_cost(fill)["tokens"] + 2
+    plain = tp.collate([tree], family=family, total=total)
+    filled = tp.collate([tree], family=family, total=total, vision_on_every_row=fill)
+    packed = tp.hf.prepare(model)
+    try:
+        losses = [packed(**row.to("cpu", dtype=model.dtype)).loss for row in (plain, filled)]
+        losses[1].backward()
+        reached = [p.grad for n, p in model.named_parameters() if "vis" in n]
+    finally:
+        tp.hf.restore(model)
+    assert losses[0].item() == losses[1].item()
+    assert any(grad is not None for grad in reached)
+    assert all(grad is None or not grad.any() for grad in reached)
+    model.zero_grad()
