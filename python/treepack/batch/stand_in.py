@@ -29,8 +29,9 @@ class StandIn:
 
     __slots__ = ("_name",)
 
-    ndim = 0
-    """Mask builders of recurrent layers ask for it, of prepared models too, and do no more."""
+    ndim = 4
+    """Prepared models ask for it too: recurrent layers take no mask of 4 axes, GPT-2 reshapes any
+    other. Where such a mask is used, that is an error as ever."""
 
     def __init__(self, name: str) -> None:
         object.__setattr__(self, "_name", name)

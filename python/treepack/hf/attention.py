@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from treepack.attention import backends
 from treepack.attention.ops import tree_attention
@@ -82,7 +83,7 @@ def tree_attention_forward(
         module: the attention layer that calls.
         query: ``[1, H, T, D]``, in the dtype of the model.
         key: ``[1, Hk, T, D]``.
-        value: ``[1, Hk, T, D]``.
+        value: ``[1, Hk, T, Dv]``; ``Dv`` is not ``D`` in multi-head latent attention.
         attention_mask: must be ``None``.
         dropout: must be 0.
         scaling: of the scores; ``D ** -0.5`` by default.
@@ -94,7 +95,7 @@ def tree_attention_forward(
         kwargs: what else the model passes on; no argument that changes attention may be among it.
 
     Returns:
-        ``[1, T, H, D]`` and no attention weights.
+        ``[1, T, H, Dv]`` and no attention weights.
 
     Raises:
         AttentionError: the batch lost its mask, the row is not the mask's, or the layer asks for
@@ -123,12 +124,21 @@ def tree_attention_forward(
         )
     _check_row(module, query, key, attention_mask)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    size, width = k.shape[-1], v.shape[-1]
+    if width != size:
+        # Multi-head latent attention; kernels want heads of one size, and zeros add nothing.
+        scaling = size**-0.5 if scaling is None else scaling
+        q, k, v = (_widened(x, max(size, width)) for x in (q, k, v))
     # A row that fits into the window needs no plan of its own, nor a guard in a compiled graph.
     window = None if sliding_window is None or sliding_window >= query.shape[2] else sliding_window
     out = tree_attention(
         q, k, v, treepack, scaling, window=window, softcap=softcap, backend=backend
     )
-    return out[None], None
+    return out[None, ..., :width], None
+
+
+def _widened(x: Tensor, size: int) -> Tensor:
+    return x if x.shape[-1] == size else pad(x, (0, size - x.shape[-1]))
 
 
 def _name(module: torch.nn.Module) -> str:

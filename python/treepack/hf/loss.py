@@ -90,6 +90,38 @@ def weighted_loss(
     return (each * weights).sum() / (divisor + (divisor == 0))
 
 
+def weighted_loss_of_row(
+    logits: torch.Tensor, logits_to_keep: torch.Tensor | None = None, **kwargs: Any
+) -> torch.Tensor:
+    """Compute `weighted_loss` of a model that has no ``logits_to_keep`` and makes all logits.
+
+    `treepack.hf.prepare` installs it where the model's forward does not know that argument and
+    passes it on to the loss.
+
+    Args:
+        logits: float ``[1, total, vocab]``.
+        logits_to_keep: int64 ``[L]``, row positions that predict each target.
+        kwargs: those of `weighted_loss`.
+
+    Returns:
+        A scalar, as of `weighted_loss`.
+
+    Raises:
+        BatchError: as of `weighted_loss`.
+
+    Example:
+        >>> import torch
+        >>> logits, targets = torch.zeros(1, 5, 4), torch.tensor([[1, 3]])
+        >>> keep, weights = torch.tensor([1, 1]), torch.ones(1, 2)
+        >>> loss = weighted_loss_of_row(logits, keep, loss_weights=weights, targets=targets)
+        >>> round(loss.item(), 4)
+        1.3863
+    """
+    if logits_to_keep is not None:
+        logits = logits[..., logits_to_keep, :]
+    return weighted_loss(logits, **kwargs)
+
+
 def molmo2_weights(tree: MessageTree, scale: float = 2.0) -> MessageTree:
     """Weigh each branch as Molmo2 does: ``scale / sqrt(loss tokens) / sqrt(branches)``.
 

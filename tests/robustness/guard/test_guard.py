@@ -186,7 +186,7 @@ def test_a_stand_in_travels_as_it_is():
             assert isinstance(other[name], StandIn)
             assert other[name] == inputs[name] != StandIn("other")
     assert not hasattr(LABELS, "shape")
-    assert LABELS.ndim == 0
+    assert LABELS.ndim == 4
     assert inputs.to("meta")["labels"] == LABELS
     assert inputs.pin_memory is not None
     assert hash(LABELS) == hash(StandIn("labels"))

@@ -1,7 +1,6 @@
 """Hybrids read `attention_mask` even when prepared, and run unchanged; unprepared they are errors.
 
-`tp.hf.prepare` rejects them, for it knows of no recurrence over a tree. Whoever has one, such as
-tree-recurrence, sets attention and loss by hand, as tests/parity/test_recurrence.py does.
+`tp.hf.prepare` has tree-recurrence lead their recurrent layers over the tree.
 """
 
 from __future__ import annotations
@@ -10,11 +9,10 @@ import pytest
 import torch
 import transformers
 import treepack as tp
-from treepack.attention.formats import trl_tree_kwargs
-from treepack.errors import AttentionError, NotPreparedError
+from treepack.errors import NotPreparedError
 from treepack.hf.loss import weighted_loss
 
-tree_recurrence = pytest.importorskip("tree_recurrence")
+pytest.importorskip("tree_recurrence")
 
 SIZES = {
     "vocab_size": 32,
@@ -53,36 +51,20 @@ def batch():
     return tp.collate([tp.MessageTree([1, 2, 3], children=branches)], total=9)
 
 
-def prepared(model):
-    model.set_attn_implementation(tp.hf.register())
-    model.loss_function = weighted_loss
-    assert tree_recurrence.install(model).mode == "tree"
-    return model
-
-
-def for_recurrence(batch):
-    """What tree-recurrence takes beside the batch."""
-    mask = batch["treepack"].mask
-    kwargs = {name: torch.from_numpy(value) for name, value in trl_tree_kwargs(mask).items()}
-    longest = kwargs.pop("tree_max_seqlens").tolist()
-    return kwargs | {"tree_max_seqlen_q": longest[0], "tree_max_seqlen_k": longest[1]}
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_a_prepared_hybrid_runs_as_without_stand_ins(model, batch):
-    prepared(model)
-    kwargs = for_recurrence(batch)
-    found = model(**batch, **kwargs)
+    tp.hf.prepare(model)
+    found = model(**batch)
     found.loss.backward()
     assert all(p.grad is not None for p in model.parameters())
     plain = {k: v for k, v in batch.items() if k not in ("attention_mask", "labels")}
-    expected = model(**plain, **kwargs)
+    expected = model(**plain)
     assert torch.equal(found.logits, expected.logits)
     # Without labels the model computes no loss; with stand-ins it is that of the row's targets.
     targets = {name: batch[name] for name in ("targets", "loss_weights")}
     assert torch.equal(found.loss, weighted_loss(expected.logits, **targets))
     with torch.no_grad():
-        assert torch.equal(model.eval()(**batch, **kwargs).loss, found.loss)
+        assert torch.equal(model.eval()(**batch).loss, found.loss)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -91,15 +73,12 @@ def test_a_hybrid_that_is_not_prepared_or_was_switched_back(model, batch):
         with pytest.raises(NotPreparedError, match=SAYS):
             call(**inputs)
 
-    with pytest.raises(AttentionError, match="has layers of type"):
-        tp.hf.prepare(model)
     rejects(model, **batch)
     with torch.no_grad():
         rejects(model.eval(), **batch)
     names = ("input_ids", "position_ids", "attention_mask")
     rejects(model.model, **{name: batch[name] for name in names})
-    kwargs = for_recurrence(batch)
-    prepared(model)(**batch, **kwargs)
+    tp.hf.prepare(model)(**batch)
     # The recurrence alone is half of it.
     model.set_attn_implementation("sdpa")
-    rejects(model, **batch, **kwargs)
+    rejects(model, **batch)

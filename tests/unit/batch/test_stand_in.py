@@ -88,4 +88,4 @@ def test_stand_ins_of_one_name_are_equal_and_stay_so():
     assert operator.eq(LABELS, "labels") is False
     assert copy.copy(LABELS) is copy.deepcopy(LABELS) is LABELS
     assert pickle.loads(pickle.dumps(MASK)) == MASK
-    assert LABELS.ndim == 0
+    assert LABELS.ndim == 4

@@ -32,7 +32,10 @@ REJECTED = {
         ),
         "soft-caps",
     ),
-    "linear": (lambda: hf.Qwen3NextForCausalLM(hf.Qwen3NextConfig(**TEXT)), "linear_attention"),
+    "chunks": (
+        lambda: hf.Llama4ForCausalLM(hf.Llama4TextConfig(**TEXT, num_local_experts=2)),
+        "chunked_attention",
+    ),
     "dropout": (
         lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT, attention_dropout=0.1)),
         "attention_dropout=0.1",
@@ -46,7 +49,10 @@ REJECTED = {
         lambda: hf.LlamaForSequenceClassification(hf.LlamaConfig(**TEXT)),
         "no language-model head.*ForCausalLM",
     ),
-    "encoder": (lambda: hf.BertModel(hf.BertConfig(**BERT)), "no causal attention"),
+    "encoder": (
+        lambda: hf.BertModel(hf.BertConfig(**BERT)),
+        "BertSelfAttention says is_causal=False",
+    ),
     "encoder-decoder": (
         lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
         "encoder-decoder",
