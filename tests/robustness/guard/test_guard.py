@@ -152,7 +152,7 @@ LABELS = StandIn("labels")
     "use",
     [
         lambda x: x.shape,
-        lambda x: x.to("cpu"),
+        lambda x: x.float(),
         lambda x: x[..., 1:],
         lambda x: x + 1,
         lambda x: 1 - x,

@@ -186,3 +186,28 @@ def test_every_class_is_exact_on_text_or_rejected_by_name(capsys):
     assert not {name for name, reason in reasons.items() if name not in reason}
     exact = {name for name, (verdict, _) in table.items() if verdict == "exact"}
     assert len(exact) > 120
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(FACTOR < 10, reason="takes minutes; TREEPACK_CASES=10 runs it")
+def test_no_class_that_is_not_prepared_takes_a_packed_batch(capsys):
+    batch = tp.collate([tp.MessageTree(np.arange(3, 12), labels=np.arange(3, 12))])
+    moved = {name: value.to("cpu") for name, value in batch.items()}
+    took, tried = [], 0
+    for name, kind in classes():
+        try:
+            model = build(name, kind)
+            model(input_ids=batch["input_ids"], use_cache=False)
+        except Exception:
+            continue
+        tried += 1
+        try:
+            with torch.no_grad():
+                model(**moved)
+            took.append(name)
+        except Exception as error:
+            with capsys.disabled():
+                print(f"{name:46}", f"{type(error).__name__}: {error}"[:110], flush=True)
+    assert tried > 120
+    assert took == []
