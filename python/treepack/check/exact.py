@@ -117,7 +117,7 @@ class _Check:
     def _compare(self, gradients: bool) -> ExactReport:
         with torch.set_grad_enabled(gradients):
             out = self.model(**self.batch)
-            packed, loss = out.logits[0].detach(), out.loss.detach()
+            packed, loss = _kept(out.logits[0].detach(), self.batch), out.loss.detach()
             mine = _gradients(self.model, out.loss) if gradients else None
             with restore(self.model):
                 alone, plain, alone_loss = self._alone(gradients)
@@ -171,6 +171,12 @@ class _Check:
                 return _far(self._logits(path), logits)
         finally:
             self.model.set_attn_implementation(before)
+
+
+def _kept(logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    """The logits of the targets; some models give those of all tokens."""
+    places = batch["logits_to_keep"]
+    return logits if len(logits) == len(places) else logits[places]
 
 
 def _judge(report: ExactReport, check: _Check, tolerance: float | None) -> None:

@@ -22,6 +22,7 @@ WITH_VIDEOS = {
     "perception_lm",
     "qwen2_5_vl",
     "qwen2_vl",
+    "qwen3_5",
     "qwen3_vl",
     "qwen3_vl_moe",
     "smolvlm",

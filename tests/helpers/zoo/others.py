@@ -130,8 +130,85 @@ def perception_lm():
     return built, model("PerceptionLMForConditionalGeneration", config)
 
 
+def lfm2_vl():
+    rows = [f"<|img_row_{i}_col_{j}|>" for i in range(1, 5) for j in range(1, 5)]
+    marks = ["<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", "<image>"]
+    made = tokenizer([*marks, *rows])
+    built = hf.Lfm2VlProcessor(
+        image_processor=hf.Lfm2VlImageProcessor(
+            encoder_patch_size=4,
+            tile_size=16,
+            min_image_tokens=4,
+            max_image_tokens=8,
+            max_tiles=4,
+        ),
+        tokenizer=made,
+        chat_template=template("<image>"),
+    )
+    layers = {"layer_types": ["conv", "full_attention"], "conv_L_cache": 3}
+    config = hf.Lfm2VlConfig(
+        text_config=text_config(made, "lfm2", without=("head_dim",), **layers),
+        vision_config={
+            "model_type": "siglip2_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 4,
+            "num_patches": 16,
+            "vision_use_head": False,
+        },
+        downsample_factor=2,
+        projector_hidden_size=24,
+        **token_ids(made, image_token_id="<image>"),
+    )
+    return built, model("Lfm2VlForConditionalGeneration", config)
+
+
+def minicpm_v():
+    made = tokenizer(
+        image_token="<|image_pad|>",
+        video_token="<|video_pad|>",
+        image_start_token="<image>",
+        image_end_token="</image>",
+        slice_start_token="<slice>",
+        slice_end_token="</slice>",
+        image_id_start_token="<image_id>",
+        image_id_end_token="</image_id>",
+    )
+    built = hf.MiniCPMV4_6Processor(
+        image_processor=hf.MiniCPMV4_6ImageProcessor(
+            patch_size=4, scale_resolution=32, max_slice_nums=4
+        ),
+        video_processor=hf.MiniCPMV4_6VideoProcessor(patch_size=4, scale_resolution=32),
+        tokenizer=made,
+        chat_template=template("<|image_pad|>", "<|video_pad|>"),
+    )
+    config = hf.MiniCPMV4_6Config(
+        text_config=text_config(made, "qwen2"),
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 4,
+            "image_size": 64,
+        },
+        insert_layer_id=0,
+        **token_ids(made, image_token_id="<|image_pad|>", video_token_id="<|video_pad|>"),
+    )
+    return built, model("MiniCPMV4_6ForConditionalGeneration", config)
+
+
 def molmo2():
     return molmo2_processor(), molmo2_model()
 
 
-BUILDERS = {"molmo2": molmo2, "gemma3": gemma3, "gemma4": gemma4, "perception_lm": perception_lm}
+BUILDERS = {
+    "lfm2_vl": lfm2_vl,
+    "minicpm_v": minicpm_v,
+    "molmo2": molmo2,
+    "gemma3": gemma3,
+    "gemma4": gemma4,
+    "perception_lm": perception_lm,
+}

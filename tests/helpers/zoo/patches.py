@@ -138,7 +138,28 @@ def qwen3_vl():
     return qwen3_vl_processor(), qwen3_vl_model()
 
 
+def qwen3_5():
+    built = qwen3_vl_processor()
+    made = built.tokenizer
+    rope = {**THREE_AXES, "mrope_interleaved": True, "partial_rotary_factor": 1.0}
+    linear = {
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    }
+    tower = {"intermediate_size": 16, "out_hidden_size": 16, "num_position_embeddings": 36}
+    config = hf.Qwen3_5Config(
+        text_config={**TEXT, "vocab_size": len(made), **linear, "rope_parameters": rope},
+        vision_config={**TOWER, **tower},
+        **token_ids(made, **QWEN_IDS),
+    )
+    return built, model("Qwen3_5ForConditionalGeneration", config)
+
+
 BUILDERS = {
+    "qwen3_5": qwen3_5,
     "qwen3_vl": qwen3_vl,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
