@@ -26,8 +26,7 @@ $(VENV)/.packages: pyproject.toml
 
 $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
-	touch $@
-	touch $@
+	@touch $@
 
 demo: setup  ## train a small real VLM architecture on packed message trees
 	$(BIN)/python examples/train.py

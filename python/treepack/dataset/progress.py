@@ -5,7 +5,8 @@ Four things may be known. The state of the dataset is that of the first one in t
 =============  ===================================================  ==============================
 what           known from ... until ...                             the state is
 =============  ===================================================  ==============================
-``consumed``   the first ``consumed(batch)`` until a load or reset  after the batches counted
+``consumed``   the first ``consumed(batch)`` until a load, a reset  after the batches counted
+               or the next ``iter(dataset)`` in this process
 the board      workers begin, until a load or reset                 an error: which were used?
 ``iterator``   ``iter(dataset)`` here, until the next one           after the row given last
 ``loaded``     ``load_state_dict`` until an iteration has begun     the state that was loaded

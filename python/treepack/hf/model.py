@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from treepack.errors import AttentionError
-from treepack.hf import recurrent
+from treepack.hf import foreign, recurrent
 from treepack.hf.checks import (
     attention_layers,
     check_model,
@@ -26,11 +26,12 @@ RECORD = "_treepack_prepared"
 
 
 class Setting(NamedTuple):
-    """What `prepare` sets: attention by name of the part, the loss, and recurrent layers."""
+    """What `prepare` sets: attention by name of the part, the loss, and what hooks do."""
 
     attention: dict[str, str]
     loss: Any
     follows: bool
+    watches: bool
 
 
 class Restored:
@@ -104,6 +105,7 @@ def prepare(model: Model, backend: str | None = None) -> Model:
         check_reached(base, name)
         if is_hybrid(base):
             recurrent.follow(base)
+        foreign.watch(base)
     except AttentionError:
         _undo(base)
         delattr(base, RECORD)
@@ -203,7 +205,8 @@ def _base_of(model: Any) -> Any:
 def _setting(base: Any) -> Setting:
     parts = (item for item in base.named_modules() if hasattr(item[1], "set_attn_implementation"))
     attention = {name: part.config._attn_implementation for name, part in parts}
-    return Setting(attention, base.loss_function, recurrent.follows(base))
+    follows, watches = recurrent.follows(base), foreign.watches(base)
+    return Setting(attention, base.loss_function, follows, watches)
 
 
 def _record(base: Any, before: Setting) -> None:
@@ -231,6 +234,8 @@ def _change(base: Any, start: Setting, end: Setting) -> None:
         base.loss_function = end.loss
     if now.follows == start.follows != end.follows:
         (recurrent.follow if end.follows else recurrent.leave)(base)
+    if now.watches == start.watches != end.watches:
+        (foreign.watch if end.watches else foreign.unwatch)(base)
 
 
 def _window(layer: Any) -> int | None:
