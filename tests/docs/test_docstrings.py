@@ -97,7 +97,8 @@ def problems_of_members(name, kind):
         if member.startswith("_"):
             continue
         # Of a static method of the compiled core only what it makes has the documentation.
-        value = getattr(kind, member) if isinstance(value, staticmethod) else value
+        is_bound = isinstance(value, (staticmethod, classmethod))
+        value = getattr(kind, member) if is_bound else value
         if inspect.isroutine(value):
             is_override = any(hasattr(base, member) for base in elsewhere)
             yield from problems_of(f"{name}.{member}", value, False, is_override)

@@ -8,10 +8,15 @@ from treepack._lazy import lazy_names
 
 if TYPE_CHECKING:
     from treepack.check.exact import ExactReport, check_exact
+    from treepack.check.learn import learn
 
-__all__ = ["ExactReport", "check_exact"]
+__all__ = ["ExactReport", "check_exact", "learn"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {"ExactReport": "treepack.check.exact", "check_exact": "treepack.check.exact"},
+    {
+        "ExactReport": "treepack.check.exact",
+        "check_exact": "treepack.check.exact",
+        "learn": "treepack.check.learn",
+    },
 )

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from treepack._lazy import lazy_names
 from treepack.errors import FamilyError
 from treepack.families.base import Family
 from treepack.families.by_medium import MediumFamily
 from treepack.families.by_processor import ProcessorFamily
 from treepack.families.chat_format import ChatFormat
 from treepack.families.joins import Join
+from treepack.families.learned import LearnedFamily
+
+if TYPE_CHECKING:
+    from treepack.check.learn import learn
 
 __all__ = [
     "ChatFormat",
     "Family",
     "Join",
+    "LearnedFamily",
     "MediumFamily",
     "ProcessorFamily",
     "families",
     "find",
+    "learn",
 ]
+
+# It needs a model, and lies to the right of what this wing may import.
+__getattr__, __dir__ = lazy_names(__name__, {"learn": "treepack.check.learn"})
 
 
 def families() -> dict[str, type[Family]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -134,8 +135,8 @@ class ProcessorFamily(Family):
         """Position ids of a root, int ``[A, n]`` on ``A`` axes; ``None`` counts from 0.
 
         Args:
-            made: what the processor gave, before `recast`; those arrays that have an entry for each
-                token have one for what is said, too.
+            made: what the processor gave, before `recast`, and ``input_ids``; those arrays that
+                have an entry for each token have one for what is said, too.
         """
         return None
 
@@ -164,7 +165,7 @@ class ProcessorFamily(Family):
         return LoadedRoot(
             Root(tokens, self._runs(tokens)),
             self.recast({k: v for k, v in made.items() if k not in self.not_inputs}),
-            self.root_positions(made),
+            self.root_positions({**made, "input_ids": tokens[None]}),
             self._costs(made),
         )
 
@@ -176,11 +177,12 @@ class ProcessorFamily(Family):
         self, conversations: Conversations, turns: Sequence[Turn]
     ) -> dict[str, Array] | None:
         """The chat template and the processor, asked for one whole conversation."""
-        if self.chat is not None:
-            return None
         seen = self._see(conversations)
-        text = render_whole(self.processor, conversations, turns)
-        return self._call(text, seen, [_load(medium) for medium in seen])
+        if self.chat is None:
+            text = render_whole(self.processor, conversations, turns)
+        else:
+            text = self.writer.whole(conversations, turns)
+        return self._call(text, seen, [_load(medium) for medium in seen], begins=text)
 
     def collate(
         self, trees: Sequence[MessageTree], total: int, fill: Any = False
@@ -238,11 +240,8 @@ class ProcessorFamily(Family):
         slot = self._slot()
         asked = slot.join(pieces)
         first = seen[0] if seen else None
-        made = self._call(asked, seen, values) if first is None else None
-        if first is not None:
-            with taking(first):
-                made = self._call(asked, seen, values)
-        made = made or {}
+        with nullcontext() if first is None else taking(first):
+            made = self._call(asked, seen, values, begins=pieces[0])
         ids = made.pop("input_ids")[0]
         made = made if seen else {}
         at = self._slots(ids, slot, pieces)
@@ -253,12 +252,15 @@ class ProcessorFamily(Family):
             made[name] = _spliced(array[0], at, zeros)[None]
         return tokens, made
 
-    def _call(self, text: str, seen: Sequence[Seen], values: Sequence[Any]) -> dict[str, Array]:
+    def _call(
+        self, text: str, seen: Sequence[Seen], values: Sequence[Any], begins: str
+    ) -> dict[str, Array]:
+        """What the processor makes of a text, which begins as the template wrote it, and media."""
         bos = getattr(self.tokenizer, "bos_token", None)
         options: dict[str, Any] = {}
         # A processor writes its own where the template does not; a tokenizer alone never does.
         is_bare = self.tokenizer is self.processor
-        if is_bare or (bos and text.startswith(bos)):
+        if is_bare or (bos and begins.startswith(bos)):
             options["add_special_tokens"] = False
         pairs = list(zip(seen, values, strict=True))
         images = [value for medium, value in pairs if medium.clip is None]
@@ -275,9 +277,12 @@ class ProcessorFamily(Family):
 
     def _slot(self) -> str:
         tokenizer = self.tokenizer
-        for token in (tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token):
-            if token and token not in self.placeholders().values():
-                return str(token)
+        taken = {*self.placeholders().values(), None}
+        found = [tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token]
+        found = [token for token in found if token not in taken]
+        # A processor may look whether a text begins with BOS.
+        for token in sorted(found, key=lambda token: token == tokenizer.bos_token):
+            return str(token)
         raise FamilyError(f"{type(tokenizer).__name__} has none of the tokens EOS, PAD and UNK")
 
     def _slots(self, ids: Int64, slot: str, pieces: Sequence[str]) -> Int64:

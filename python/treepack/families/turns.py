@@ -94,6 +94,17 @@ class TurnWriter:
         weights = weights_of(turns, np.diff([*starts, len(tokens)]))
         return Written(tokens, labels, weights, end)
 
+    def whole(self, conversations: Conversations, turns: Sequence[Turn]) -> str:
+        """One conversation as text, with media as their placeholders."""
+        markup = self.source.cut(self.shape(conversations, len(turns)))
+        said = [text for text in (conversations.system, *conversations.texts) if text]
+        pieces = [markup.start[0]]
+        for text, piece in zip(said, markup.start[1:], strict=True):
+            pieces += [text, piece]
+        for turn, between, after in zip(turns, markup.between, markup.after, strict=True):
+            pieces += [turn.question, between, turn.answer, after]
+        return "".join(pieces)
+
     def markup(self, text: str) -> list[int]:
         """Tokens of markup, in which special tokens are meant."""
         if text not in self._markup:
