@@ -85,7 +85,11 @@ def learn(processor: Any, model: nn.Module, chat: ChatFormat | None = None) -> F
     learner = _Learner(processor, model, chat)
     facts = learner.bare()
     if hasattr(processor, "tokenizer"):
+        flat = facts._replace(nests_images=False)
         facts = learner.with_kind(facts, "image")
+        if "image" in facts.rejected:
+            tried = learner.with_kind(flat, "image")
+            facts = facts if "image" in tried.rejected else tried
         if "image" in facts.rejected:
             raise FamilyError(
                 f"{type(model).__name__} cannot be packed exactly with "

@@ -17,7 +17,7 @@ from treepack.families.roots import LoadedRoot, MeasuredRoot, Root
 from treepack.families.row_inputs import Filler
 from treepack.families.turns import TurnWriter
 from treepack.sources.conversations import Conversations, Medium
-from treepack.sources.images import load_image
+from treepack.sources.images import load_image, load_rgb
 from treepack.sources.records.base import Turn
 from treepack.sources.videos import load_frames
 from treepack.tree import MessageTree
@@ -41,6 +41,7 @@ class ProcessorFamily(Family):
     Attributes:
         joins: how inputs are joined over the examples of a row, where that is not on their first
             axis.
+        nests_images: whether the processor is given a list of the images of each text, or of all.
         not_inputs: what the processor gives beside the model's inputs.
         smallest: height and width of the smallest medium, frames before them for a video.
 
@@ -74,6 +75,7 @@ class ProcessorFamily(Family):
     """
 
     joins: ClassVar[Mapping[str, Join]] = {}
+    nests_images: ClassVar[bool] = True
     not_inputs: ClassVar[tuple[str, ...]] = ()
     smallest: ClassVar[Mapping[str, tuple[int, ...]]] = {
         "image": (32, 32),
@@ -161,7 +163,9 @@ class ProcessorFamily(Family):
     def load_root(self, conversations: Conversations, seen: Sequence[Seen]) -> LoadedRoot:
         """The root as the processor makes it, with texts between media as data."""
         pieces, texts = self.writer.start(conversations)
-        tokens, made = self._ask(pieces, texts, seen, [_load(medium) for medium in seen])
+        tokens, made = self._ask(
+            pieces, texts, seen, [self._load_medium(medium) for medium in seen]
+        )
         return LoadedRoot(
             Root(tokens, self._runs(tokens)),
             self.recast({k: v for k, v in made.items() if k not in self.not_inputs}),
@@ -182,7 +186,7 @@ class ProcessorFamily(Family):
             text = render_whole(self.processor, conversations, turns)
         else:
             text = self.writer.whole(conversations, turns)
-        return self._call(text, seen, [_load(medium) for medium in seen], begins=text)
+        return self._call(text, seen, [self._load_medium(medium) for medium in seen], begins=text)
 
     def collate(
         self, trees: Sequence[MessageTree], total: int, fill: Any = False
@@ -212,6 +216,18 @@ class ProcessorFamily(Family):
             cost = {"tokens": len(tokens), **made.costs}
             self._fill[kind] = Filler(tokens, cost, _without_types(made.media))
         return self._fill[kind]
+
+    def _load_medium(self, seen: Seen) -> Any:
+        value, name = seen.medium.value, seen.example
+        with taking(seen):
+            if seen.clip is not None:
+                return load_frames(value, seen.frames, name)
+            image = load_image(value, name)
+            converts = getattr(self.processor.image_processor, "do_convert_rgb", False)
+            if image.mode == "RGB" or converts:
+                return image
+            # A copy: torch warns of arrays that it could write to and must not.
+            return np.array(load_rgb(value, name))
 
     def _costs(self, made: Mapping[str, Array]) -> dict[str, int]:
         if not self.media_names:
@@ -266,7 +282,7 @@ class ProcessorFamily(Family):
         images = [value for medium, value in pairs if medium.clip is None]
         videos = [(medium, value) for medium, value in pairs if medium.clip is not None]
         if images:
-            options["images"] = [images]
+            options["images"] = [images] if self.nests_images else images
         if videos:
             options["videos"] = [[value for _, value in videos]]
             options["video_metadata"] = [[_metadata(medium) for medium, _ in videos]]
@@ -328,16 +344,11 @@ def _size(seen: Seen) -> tuple[Any, ...]:
 
 
 def _black(seen: Seen) -> Any:
+    import PIL.Image
+
     if seen.clip is None:
-        return np.zeros((seen.height, seen.width, 3), np.uint8)
+        return PIL.Image.new("RGB", (seen.width, seen.height))
     return np.zeros((len(seen.frames), seen.height, seen.width, 3), np.uint8)
-
-
-def _load(seen: Seen) -> Any:
-    with taking(seen):
-        if seen.clip is None:
-            return load_image(seen.medium.value, seen.example)
-        return load_frames(seen.medium.value, seen.frames, seen.example)
 
 
 def _metadata(seen: Seen) -> Any:

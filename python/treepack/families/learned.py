@@ -40,6 +40,7 @@ class Facts(NamedTuple):
         rejected: for each kind of medium that does not work the reason.
         mixes: whether a row may have images and videos.
         several: kinds of media of which an example may have more than one.
+        nests_images: see `ProcessorFamily`.
     """
 
     processor: str
@@ -51,6 +52,7 @@ class Facts(NamedTuple):
     rejected: Mapping[str, str] = MappingProxyType({})
     mixes: bool = True
     several: tuple[str, ...] = ()
+    nests_images: bool = True
 
 
 class LearnedFamily(ProcessorFamily):
@@ -87,6 +89,7 @@ class LearnedFamily(ProcessorFamily):
             media_names=dict(facts.media_names),
             joins=dict(facts.joins),
             bidirectional=facts.bidirectional,
+            nests_images=facts.nests_images,
         )
         self._core: Any = None
         super().__init__(processor, chat)
@@ -127,6 +130,7 @@ class LearnedFamily(ProcessorFamily):
             saved["rejected"],
             saved["mixes"],
             tuple(saved["several"]),
+            saved["nests_images"],
         )
         return cls(processor, facts, chat)
 

@@ -4,13 +4,16 @@ import functools
 import pickle
 
 import numpy as np
+import PIL.Image
 import pytest
 import treepack as tp
 from helpers import zoo
 from helpers.cases import cases
+from helpers.tiny_models import photo
 from helpers.unrounded import unrounded
 from helpers.zoo.examples import TEXT, A, B, image, rows, video
 from treepack import families
+from treepack.sources.images import load_rgb
 
 # GLM's processor makes arrays of lists of tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -83,3 +86,16 @@ def test_a_row_without_images_can_run_the_tower(name):
     assert any(grad is not None for grad in reached)
     assert all(grad is None or not grad.any() for grad in reached)
     model.zero_grad()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+@pytest.mark.parametrize("name", zoo.BUILDERS)
+def test_pictures_of_any_mode_are_seen_in_colour(name, mode):
+    family, _ = make(name)
+    picture = PIL.Image.fromarray(photo(1, 70, 50)).convert(mode)
+    plain = PIL.Image.fromarray(load_rgb(picture, "k"))
+    examples = [tp.Conversations(B, [("image", each)], key="k") for each in (picture, plain)]
+    mine, theirs = (family.load(example).media for example in examples)
+    assert family.measure(examples[0]) == family.load(examples[0]).cost
+    for key in theirs:
+        assert np.allclose(mine[key], theirs[key], atol=0.02)
