@@ -10,8 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack._core import TreeMask
-from treepack.errors import BatchError
+from treepack.errors import BatchError, TreeError
 from treepack.tree import IGNORE, MessageTree
+
+SLIDING = "within_image_sliding"
+"""Mode of rows in which image tokens see ahead in layers with a sliding window, in no others."""
+
+MODES = ("none", "image_tokens", "within_image", SLIDING)
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -77,8 +82,20 @@ class RowLayout:
         roles = tuple([node.role for node in self.nodes])
         return roles if any(role is not None for role in roles) else None
 
-    def mask(self, bidirectional: str) -> TreeMask:
-        """The compressed mask of the row."""
+    @property
+    def has_images(self) -> bool:
+        """Whether some tree has media, or tokens of images."""
+        return any(tree.media or tree.image_runs is not None for tree in self.trees)
+
+    def masks(self, bidirectional: str) -> tuple[TreeMask, TreeMask | None]:
+        """The mask of the row, and that of layers with a sliding window where it is another."""
+        if bidirectional not in MODES:
+            raise TreeError(f"bidirectional is {bidirectional!r:.200}; use one of {MODES}")
+        if bidirectional == SLIDING:
+            return self._mask("none"), self._mask("within_image")
+        return self._mask(bidirectional), None
+
+    def _mask(self, bidirectional: str) -> TreeMask:
         lengths = np.fromiter(map(_length, self.nodes), np.int64, len(self.nodes))
         return TreeMask.from_nodes(
             lengths, np.array(self.parents), self._image_runs(), bidirectional, self.total
@@ -178,7 +195,7 @@ def check_mask(tree: MessageTree, bidirectional: str) -> None:
     Raises:
         TreeError: it says which node or run is wrong.
     """
-    RowLayout([tree]).mask(bidirectional)
+    RowLayout([tree]).masks(bidirectional)
 
 
 def _checked(trees: Iterable[MessageTree]) -> list[MessageTree]:

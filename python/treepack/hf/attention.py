@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from treepack.attention import backends
 from treepack.attention.ops import tree_attention
 from treepack.errors import AttentionError
+from treepack.hf.checks import sees_ahead
 
 NAME = "treepack"
 
@@ -99,7 +100,8 @@ def tree_attention_forward(
 
     Raises:
         AttentionError: the batch lost its mask, the row is not the mask's, or the layer asks for
-            attention that is not causal, with dropout or with sinks, or soft-capped without flex.
+            attention that is not causal, with dropout or with sinks, or soft-capped without flex;
+            or image tokens of the row see others than the configuration of the layer says.
 
     Example:
         >>> import torch, treepack as tp
@@ -117,6 +119,7 @@ def tree_attention_forward(
             "with tp.hf.restore(model): ..."
         )
     _check_layer(module, is_causal, dropout, kwargs)
+    _check_images(module, treepack)
     if softcap is not None and backend != "flex":
         raise AttentionError(
             f"{_name(module)} asks for soft-capped scores ({softcap=}), which varlen kernels do "
@@ -129,8 +132,10 @@ def tree_attention_forward(
         # Multi-head latent attention; kernels want heads of one size, and zeros add nothing.
         scaling = size**-0.5 if scaling is None else scaling
         q, k, v = (_widened(x, max(size, width)) for x in (q, k, v))
-    # A row that fits into the window needs no plan of its own, nor a guard in a compiled graph.
-    window = None if sliding_window is None or sliding_window >= query.shape[2] else sliding_window
+    window = sliding_window
+    if window is not None and window >= query.shape[2] and not _has_two_masks(treepack):
+        # A row that fits into it needs no plan of its own, nor a guard in a compiled graph.
+        window = None
     out = tree_attention(
         q, k, v, treepack, scaling, window=window, softcap=softcap, backend=backend
     )
@@ -167,6 +172,32 @@ def _check_layer(
                 f"{_name(module)} asks for {meaning} ({argument}=), which treepack does not "
                 "compute; train this model with one example a row and its own attention"
             )
+
+
+def _has_two_masks(row: Any) -> bool:
+    return getattr(row, "sliding_mask", None) is not None
+
+
+def _check_images(module: torch.nn.Module, row: Any) -> None:
+    """Reject a row whose image tokens see others than the configuration of the layer says."""
+    config = getattr(module, "config", None)
+    wanted = sees_ahead(config)
+    if wanted is None and not _has_two_masks(row):
+        # The family alone knows. Nothing more is read, so that a compiled graph guards no more.
+        return
+    given = getattr(row, "bidirectional", None)
+    if wanted is None:
+        wants, fix = "one mask for all layers", "leave bidirectional out"
+    else:
+        if given is None or given == wanted:
+            return
+        told = getattr(config, "use_bidirectional_attention", None)
+        wants = f"bidirectional={wanted!r} (its config has use_bidirectional_attention={told!r})"
+        fix = f"pass bidirectional={wanted!r} to PackedDataset or collate"
+    raise AttentionError(
+        f"{_name(module)} needs {wants}, and the row was made with bidirectional={given!r}, so its "
+        f"image tokens would see others than they do in the model; {fix}"
+    )
 
 
 def _check_row(

@@ -51,10 +51,6 @@ REJECTED = {
         r"attention sinks \(GptOssAttention.sinks\)",
     ),
     "cross attention": (mllama, r"cross attention \(Mllama"),
-    "a mask for each kind of layer": (
-        lambda: gemma4(use_bidirectional_attention="vision"),
-        "use_bidirectional_attention='vision'.*one mask for all layers",
-    ),
     "a prompt that sees ahead": (
         paligemma,
         r"PaliGemma.* not causal \(.*GemmaAttention.* says is_causal=False\)",
@@ -98,8 +94,12 @@ def test_heads_that_flash_attention_does_not_take_need_flex():
         assert tp.hf.prepare(model, backend=backend) is model
 
 
-def test_gemma_4_without_images_that_see_ahead_is_accepted():
-    assert checks.text_model(tp.hf.prepare(gemma4())) is not None
+@pytest.mark.parametrize("ahead", [None, "vision"])
+def test_gemma_4_is_accepted_unless_text_sees_ahead(ahead):
+    model = gemma4(use_bidirectional_attention=ahead)
+    assert checks.text_model(tp.hf.prepare(model)) is not None
+    with pytest.raises(AttentionError, match="text layers that are not causal"):
+        tp.hf.prepare(gemma4(use_bidirectional_attention="all"))
 
 
 def test_the_text_model_is_found_where_another_part_is_called_decoder():
