@@ -12,7 +12,7 @@ import torch
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
 from treepack.attention.arguments import checked_window
-from treepack.batch.layout import RowLayout
+from treepack.batch.layout import PREFIX, RowLayout
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
 from treepack.batch.stand_in import StandIn
@@ -68,7 +68,8 @@ def collate(
         bidirectional: which image tokens see later ones: ``"none"``, ``"image_tokens"`` (those of
             one example), ``"within_image"``, or ``"within_image_sliding"``, which is
             ``"within_image"`` in layers with a sliding window and ``"none"`` in the others, as of
-            Gemma 4 with ``use_bidirectional_attention="vision"``; by default the family's, else
+            Gemma 4 with ``use_bidirectional_attention="vision"``; or ``"prefix"``, where all
+            tokens of a root see each other, as of PaliGemma; by default the family's, else
             ``"none"``.
         budgets: capacity of a row by name; ``batch["treepack"].stats`` then has how full each is.
         state: where the stream stands, for ``batch["treepack"].state``; or a function without
@@ -134,7 +135,7 @@ def collate(
         targets.counts,
         row.roles,
         sliding_mask,
-        mode if row.has_images else None,
+        mode if row.has_images or mode == PREFIX else None,
     )
     return batch
 

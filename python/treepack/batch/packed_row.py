@@ -35,9 +35,10 @@ class PackedRow:
         target_counts: int64 ``[nodes]``, targets of each node of the mask.
         roles: what each node of the mask is to a loss, such as ``"chosen"``, or ``None``; ``None``
             for the whole row if no node has a role.
-        sliding_mask: that of layers with a sliding window, or ``None`` where it is ``mask`` too.
+        sliding_mask: that of layers with a sliding window; ``None`` where ``mask`` is that of every
+            layer of any model.
         bidirectional: which image tokens see later ones, as `collate` names it; ``None`` for a row
-            without images.
+            without images, unless its prompts see ahead.
 
     Example:
         A preference or RL loss needs the log-probability of each response; here of two branches:

@@ -82,9 +82,12 @@ class ProcessorFamily(Family):
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
         super().__init__(processor, chat)
-        self.writer = TurnWriter(self.tokenizer, self._source(chat))
+        self.writer = self._writer(chat)
         self._measured: dict[Any, MeasuredRoot] = {}
         self._fill: dict[str, Filler] = {}
+
+    def _writer(self, chat: ChatFormat | None) -> TurnWriter:
+        return TurnWriter(self.tokenizer, self._source(chat))
 
     def _source(self, chat: ChatFormat | None) -> Any:
         if chat is not None:
@@ -160,7 +163,7 @@ class ProcessorFamily(Family):
     def load_root(self, conversations: Conversations, seen: Sequence[Seen]) -> LoadedRoot:
         """The root as the processor makes it, with texts between media as data."""
         pieces, texts = self.writer.start(conversations)
-        tokens, made = self._ask(pieces, texts, seen, [_load(medium) for medium in seen])
+        tokens, made = self._ask(pieces, texts, seen, [load_medium(medium) for medium in seen])
         return LoadedRoot(
             Root(tokens, self._runs(tokens)),
             self.recast({k: v for k, v in made.items() if k not in self.not_inputs}),
@@ -180,7 +183,7 @@ class ProcessorFamily(Family):
             return None
         seen = self._see(conversations)
         text = render_whole(self.processor, conversations, turns)
-        return self._call(text, seen, [_load(medium) for medium in seen])
+        return self._call(text, seen, [load_medium(medium) for medium in seen])
 
     def collate(
         self, trees: Sequence[MessageTree], total: int, fill: Any = False
@@ -253,9 +256,10 @@ class ProcessorFamily(Family):
             made[name] = _spliced(array[0], at, zeros)[None]
         return tokens, made
 
-    def _call(self, text: str, seen: Sequence[Seen], values: Sequence[Any]) -> dict[str, Array]:
+    def _call(
+        self, text: str, seen: Sequence[Seen], values: Sequence[Any], **options: Any
+    ) -> dict[str, Array]:
         bos = getattr(self.tokenizer, "bos_token", None)
-        options: dict[str, Any] = {}
         # A processor writes its own where the template does not; a tokenizer alone never does.
         is_bare = self.tokenizer is self.processor
         if is_bare or (bos and text.startswith(bos)):
@@ -328,7 +332,8 @@ def _black(seen: Seen) -> Any:
     return np.zeros((len(seen.frames), seen.height, seen.width, 3), np.uint8)
 
 
-def _load(seen: Seen) -> Any:
+def load_medium(seen: Seen) -> Any:
+    """The pixels of a medium, or of the frames of a video that are seen."""
     with taking(seen):
         if seen.clip is None:
             return load_image(seen.medium.value, seen.example)

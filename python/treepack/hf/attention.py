@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from treepack.attention import backends
 from treepack.attention.ops import tree_attention
+from treepack.batch.layout import PREFIX
 from treepack.errors import AttentionError
 from treepack.hf.checks import sees_ahead
 
@@ -118,7 +119,8 @@ def tree_attention_forward(
             "remove_unused_columns=False), or leave packing for a plain forward or generate(): "
             "with tp.hf.restore(model): ..."
         )
-    _check_layer(module, is_causal, dropout, kwargs)
+    _check_causality(module, is_causal)
+    _check_layer(module, dropout, kwargs)
     _check_images(module, treepack)
     if softcap is not None and backend != "flex":
         raise AttentionError(
@@ -133,7 +135,7 @@ def tree_attention_forward(
         scaling = size**-0.5 if scaling is None else scaling
         q, k, v = (_widened(x, max(size, width)) for x in (q, k, v))
     window = sliding_window
-    if window is not None and window >= query.shape[2] and not _has_two_masks(treepack):
+    if window is not None and window >= query.shape[2] and not _is_special(treepack):
         # A row that fits into it needs no plan of its own, nor a guard in a compiled graph.
         window = None
     out = tree_attention(
@@ -151,16 +153,18 @@ def _name(module: torch.nn.Module) -> str:
     return type(module).__name__ + ("" if index is None else f" of layer {index}")
 
 
-def _check_layer(
-    module: torch.nn.Module, is_causal: bool | None, dropout: float, kwargs: dict[str, Any]
-) -> None:
-    if is_causal is None:
-        is_causal = getattr(module, "is_causal", True)
-    if not is_causal:
+def _check_causality(module: torch.nn.Module, is_causal: bool | None) -> None:
+    own = getattr(module, "is_causal", True)
+    is_causal = own if is_causal is None else is_causal
+    # Where a prompt sees ahead layers say so, and the mask of the row has it.
+    if not is_causal and sees_ahead(getattr(module, "config", None)) != PREFIX:
         raise AttentionError(
             f"{_name(module)} is not causal, but the mask is; select treepack for the text model "
             'alone: attn_implementation={"text_config": "treepack"}'
         )
+
+
+def _check_layer(module: torch.nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
     if dropout > 0:
         raise AttentionError(
             f"{_name(module)} asks for dropout {dropout}, and varlen kernels have no dropout; "
@@ -174,7 +178,8 @@ def _check_layer(
             )
 
 
-def _has_two_masks(row: Any) -> bool:
+def _is_special(row: Any) -> bool:
+    """Whether only models that say so in their configuration have layers that see so."""
     return getattr(row, "sliding_mask", None) is not None
 
 
@@ -182,14 +187,14 @@ def _check_images(module: torch.nn.Module, row: Any) -> None:
     """Reject a row whose image tokens see others than the configuration of the layer says."""
     config = getattr(module, "config", None)
     wanted = sees_ahead(config)
-    if wanted is None and not _has_two_masks(row):
+    if wanted is None and not _is_special(row):
         # The family alone knows. Nothing more is read, so that a compiled graph guards no more.
         return
     given = getattr(row, "bidirectional", None)
     if wanted is None:
-        wants, fix = "one mask for all layers", "leave bidirectional out"
+        wants, fix = "causal text and one mask for all layers", "leave bidirectional out"
     else:
-        if given is None or given == wanted:
+        if given == wanted or (given is None and wanted != PREFIX):
             return
         told = getattr(config, "use_bidirectional_attention", None)
         wants = f"bidirectional={wanted!r} (its config has use_bidirectional_attention={told!r})"

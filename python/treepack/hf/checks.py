@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from treepack.batch.layout import SLIDING
+from treepack.batch.layout import PREFIX, SLIDING
 from treepack.errors import AttentionError
 
 EXACT = {"full_attention", "attention", "full", "sliding_attention", "mlp", "moe"}
@@ -31,6 +31,10 @@ NAMED = {
     "Blip2ForConditionalGeneration": "its forward reads labels before the loss function gets them",
 }
 """Models whose configuration and layers do not show why they cannot be packed."""
+
+
+PREFIX_MODELS = ("PaliGemmaForConditionalGeneration",)
+"""Models whose layers are not causal because image and prompt see ahead, and nothing else does."""
 
 
 class Seen(NamedTuple):
@@ -267,7 +271,9 @@ def text_model(model: Any) -> Any:
 
 
 def attention_layers(model: Any) -> Iterator[Any]:
-    """The modules of a model that compute causal attention."""
+    """The modules of a model that compute the attention of a packed row."""
+    if type(model).__name__ in PREFIX_MODELS:
+        return (m for m in text_model(model).modules() if _sees_ahead(m))
     return (m for m in model.modules() if getattr(m, "is_causal", None) is True)
 
 
@@ -283,6 +289,8 @@ def sees_ahead(config: Any) -> str | None:
     told = getattr(config, "use_bidirectional_attention", False)
     if told == "vision":
         return SLIDING
+    if told is True:
+        return PREFIX
     is_gemma4 = getattr(config, "model_type", "").startswith("gemma4")
     return "none" if told is None and is_gemma4 else None
 

@@ -100,6 +100,21 @@ def gemma4_vision():
     return gemma4("vision")
 
 
+def paligemma():
+    made = tokenizer(bos="<bos>", specials=["<bos>"], image_token="<image>")
+    images = hf.SiglipImageProcessor(size=SQUARE)
+    images.image_seq_length = 16
+    built = hf.PaliGemmaProcessor(image_processor=images, tokenizer=made)
+    config = hf.PaliGemmaConfig(
+        text_config=text_config(built.tokenizer, "gemma"),
+        vision_config=SIGLIP,
+        projection_dim=16,
+        vocab_size=len(built.tokenizer) + 4,
+        **token_ids(built.tokenizer, image_token_index="<image>"),
+    )
+    return built, model("PaliGemmaForConditionalGeneration", config)
+
+
 def perception_lm():
     made = tokenizer(image_token="<|image|>", video_token="<|video|>")
     built = hf.PerceptionLMProcessor(
@@ -215,5 +230,6 @@ BUILDERS = {
     "gemma3": gemma3,
     "gemma4": gemma4,
     "gemma4_vision": gemma4_vision,
+    "paligemma": paligemma,
     "perception_lm": perception_lm,
 }

@@ -33,14 +33,6 @@ def mllama():
     return hf.MllamaForCausalLM(config)
 
 
-def paligemma():
-    vision = {**PLAIN, "model_type": "siglip_vision_model", "image_size": 8, "patch_size": 4}
-    config = hf.PaliGemmaConfig(
-        text_config={**TEXT, "model_type": "gemma"}, vision_config=vision, projection_dim=16
-    )
-    return hf.PaliGemmaForConditionalGeneration(config)
-
-
 def window(model, config, **more):
     return lambda: model(config(**PLAIN, sliding_window=4, num_local_experts=2, **more))
 
@@ -51,9 +43,9 @@ REJECTED = {
         r"attention sinks \(GptOssAttention.sinks\)",
     ),
     "cross attention": (mllama, r"cross attention \(Mllama"),
-    "a prompt that sees ahead": (
-        paligemma,
-        r"PaliGemma.* not causal \(.*GemmaAttention.* says is_causal=False\)",
+    "text that sees ahead": (
+        lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**TEXT, use_bidirectional_attention=True)),
+        r"Gemma.* not causal \(GemmaAttention says is_causal=False\)",
     ),
     "a window that is not told": (
         window(hf.PhimoeForCausalLM, hf.PhimoeConfig),
