@@ -301,6 +301,10 @@ def test_images_see_both_ways_where_the_dataset_says_so():
         (row,) = tp.PackedDataset(source, budgets={"tokens": 9}, bidirectional=mode)
         assert row["treepack"].mask.bidirectional == mode
         assert row["treepack"].mask.visible(0, 2) == (mode != "none")
+    sliding = "within_image_sliding"
+    (row,) = tp.PackedDataset(source, budgets={"tokens": 9}, bidirectional=sliding)
+    masks = row["treepack"].mask, row["treepack"].sliding_mask
+    assert [mask.visible(0, 2) for mask in masks] == [False, True]
 
 
 def test_the_ranks_are_those_that_torchrun_will_make(monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
 from treepack.attention.arguments import checked_window
-from treepack.batch.layout import RowLayout
+from treepack.batch.layout import PREFIX, RowLayout
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
 from treepack.batch.stand_in import StandIn
@@ -66,7 +66,11 @@ def collate(
             which neither sees nor is seen, but goes through every other layer of the model.
             ``None`` pads nothing.
         bidirectional: which image tokens see later ones: ``"none"``, ``"image_tokens"`` (those of
-            one example) or ``"within_image"``; by default the family's, else ``"none"``.
+            one example), ``"within_image"``, or ``"within_image_sliding"``, which is
+            ``"within_image"`` in layers with a sliding window and ``"none"`` in the others, as of
+            Gemma 4 with ``use_bidirectional_attention="vision"``; or ``"prefix"``, where all
+            tokens of a root see each other, as of PaliGemma; by default the family's, else
+            ``"none"``.
         budgets: capacity of a row by name; ``batch["treepack"].stats`` then has how full each is.
         state: where the stream stands, for ``batch["treepack"].state``; or a function without
             arguments that can be pickled and makes it when it is first read.
@@ -84,7 +88,7 @@ def collate(
         BatchError: ``trees`` or ``sliding_windows`` is not a list of them, media cannot be
             concatenated, or ``total`` is no integer or less than the tokens of the trees.
         AttentionError: a sliding window that is no integer of 1 or more.
-        TreeError: image runs that the mask cannot express.
+        TreeError: image runs that the mask cannot express, or no such mode of ``bidirectional``.
         MemoryError: there is no room for the row.
 
     Source:
@@ -106,7 +110,7 @@ def collate(
     if total is None:
         row.total += len(filler)
     mode = bidirectional or (family.bidirectional if family else "none")
-    mask = row.mask(mode)
+    mask, sliding_mask = row.masks(mode)
     positions = mask.positions(row.root_positions())
     targets = row.targets(mask)
     media = _media(row, family, fill)
@@ -127,9 +131,11 @@ def collate(
         row.keys,
         row.stats(mask, len(targets.token), budgets),
         state,
-        _plan_windows(mask, sliding_windows),
+        _plan_windows(sliding_mask or mask, sliding_windows),
         targets.counts,
         row.roles,
+        sliding_mask,
+        mode if row.has_images or mode == PREFIX else None,
     )
     return batch
 

@@ -10,8 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack._core import TreeMask
-from treepack.errors import BatchError
-from treepack.tree import IGNORE, MessageTree
+from treepack.errors import BatchError, TreeError
+from treepack.tree import IGNORE, MessageTree, example_name
+
+SLIDING = "within_image_sliding"
+"""Mode of rows in which image tokens see ahead in layers with a sliding window, in no others."""
+
+PREFIX = "prefix"
+"""Mode of rows in which each token of a root sees all of that root."""
+
+MODES = ("none", "image_tokens", "within_image", SLIDING, PREFIX)
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -77,12 +85,42 @@ class RowLayout:
         roles = tuple([node.role for node in self.nodes])
         return roles if any(role is not None for role in roles) else None
 
-    def mask(self, bidirectional: str) -> TreeMask:
-        """The compressed mask of the row."""
+    @property
+    def has_images(self) -> bool:
+        """Whether some tree has media, or tokens of images."""
+        return any(tree.media or tree.image_runs is not None for tree in self.trees)
+
+    def masks(self, bidirectional: str) -> tuple[TreeMask, TreeMask | None]:
+        """The mask of the row, and that of layers with a sliding window.
+
+        The second is ``None`` where it is the same and any model may have layers that see so.
+        """
+        if bidirectional not in MODES:
+            raise TreeError(f"bidirectional is {bidirectional!r:.200}; use one of {MODES}")
+        if bidirectional == SLIDING:
+            return self._mask("none"), self._mask("within_image")
+        if bidirectional == PREFIX:
+            # Not None, so that a model that knows of no prefix sees that the row has one.
+            mask = self._mask("within_image", self._root_runs())
+            return mask, mask
+        return self._mask(bidirectional), None
+
+    def _mask(self, bidirectional: str, runs: Int64 | None = None) -> TreeMask:
         lengths = np.fromiter(map(_length, self.nodes), np.int64, len(self.nodes))
-        return TreeMask.from_nodes(
-            lengths, np.array(self.parents), self._image_runs(), bidirectional, self.total
-        )
+        runs = self._image_runs() if runs is None else runs
+        return TreeMask.from_nodes(lengths, np.array(self.parents), runs, bidirectional, self.total)
+
+    def _root_runs(self) -> Int64:
+        for tree in self.trees:
+            if tree.labels is not None and (tree.labels != IGNORE).any():
+                raise TreeError(
+                    f"{example_name(tree.key)}: its root has targets, and with "
+                    f"bidirectional={PREFIX!r} they would see themselves; put the answer into a "
+                    "branch"
+                )
+        starts = zip(self.trees, self.starts, strict=True)
+        runs = [(start, start + len(tree.tokens), n) for n, (tree, start) in enumerate(starts)]
+        return np.array([run for run in runs if run[1] > run[0]], np.int64).reshape(-1, 3)
 
     def _image_runs(self) -> Int64 | None:
         parts = []
@@ -178,7 +216,7 @@ def check_mask(tree: MessageTree, bidirectional: str) -> None:
     Raises:
         TreeError: it says which node or run is wrong.
     """
-    RowLayout([tree]).mask(bidirectional)
+    RowLayout([tree]).masks(bidirectional)
 
 
 def _checked(trees: Iterable[MessageTree]) -> list[MessageTree]:

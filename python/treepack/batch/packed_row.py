@@ -35,6 +35,10 @@ class PackedRow:
         target_counts: int64 ``[nodes]``, targets of each node of the mask.
         roles: what each node of the mask is to a loss, such as ``"chosen"``, or ``None``; ``None``
             for the whole row if no node has a role.
+        sliding_mask: that of layers with a sliding window; ``None`` where ``mask`` is that of every
+            layer of any model.
+        bidirectional: which image tokens see later ones, as `collate` names it; ``None`` for a row
+            without images, unless its prompts see ahead.
 
     Example:
         A preference or RL loss needs the log-probability of each response; here of two branches:
@@ -58,10 +62,12 @@ class PackedRow:
         "_blocks",
         "_state",
         "_windows",
+        "bidirectional",
         "keys",
         "mask",
         "plan",
         "roles",
+        "sliding_mask",
         "stats",
         "target_counts",
     )
@@ -76,6 +82,8 @@ class PackedRow:
         windows: Mapping[int, TreePlan] | None = None,
         target_counts: npt.NDArray[np.int64] | None = None,
         roles: Sequence[str | None] | None = None,
+        sliding_mask: TreeMask | None = None,
+        bidirectional: str | None = None,
     ) -> None:
         self.mask = mask
         self.plan = plan
@@ -86,6 +94,8 @@ class PackedRow:
             target_counts = np.zeros(mask.n_nodes, np.int64)
         self.target_counts = target_counts
         self.roles = None if roles is None else tuple(roles)
+        self.sliding_mask = sliding_mask
+        self.bidirectional = bidirectional
         # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
         # By window, ``None`` for the whole row; not moved with the row, but made anew.
@@ -192,27 +202,29 @@ class PackedRow:
 
     def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
         windows = {window: move(plan) for window, plan in self._windows.items()}
-        told = (self.keys, self.stats, self._state)
-        about = self.target_counts, self.roles
-        return PackedRow(self.mask, move(self.plan), *told, windows, *about)
+        return PackedRow(*self._arguments(move(self.plan), windows))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        return PackedRow, self._arguments(self.plan, self._windows)
+
+    def _arguments(self, plan: TreePlan, windows: Mapping[int, TreePlan]) -> tuple[Any, ...]:
         told = (self.keys, self.stats, self._state)
-        about = self.target_counts, self.roles
-        return PackedRow, (self.mask, self.plan, *told, self._windows, *about)
+        about = (self.target_counts, self.roles, self.sliding_mask, self.bidirectional)
+        return (self.mask, plan, *told, windows, *about)
 
     def __repr__(self) -> str:
         return f"PackedRow(keys={reprlib.repr(self.keys)}, mask={self.mask!r})"
 
 
 def _plan_on(row: PackedRow, window: int) -> TreePlan:
-    return TreePlan.from_mask(row.mask, window).to(row.plan.device)
+    return TreePlan.from_mask(row.sliding_mask or row.mask, window).to(row.plan.device)
 
 
 def _blocks_on(row: PackedRow, window: int | None) -> Blocks:
     from treepack.attention.flex import make_blocks
 
-    return make_blocks(row.mask, row.plan.device, window)
+    mask = row.mask if window is None else row.sliding_mask or row.mask
+    return make_blocks(mask, row.plan.device, window)
 
 
 def _reject_to_trace(missing: str) -> None:

@@ -14,6 +14,7 @@ from treepack.check.layers import first_that_differs
 from treepack.check.paths import Path, fully_trained, paths_of
 from treepack.errors import TreepackError
 from treepack.families import Family
+from treepack.hf.checks import sees_ahead
 from treepack.hf.model import is_packed, prepare, restore
 from treepack.sources.conversations import Conversations, read_record
 
@@ -89,7 +90,8 @@ def check_exact(
     conversations = [_conversations(example, place) for place, example in enumerate(examples)]
     trees = [fully_trained(family.load(each), 1.0 + n) for n, each in enumerate(conversations)]
     total = sum(tree.n_tokens for tree in trees) + padding
-    batch = _cast(collate(trees, family=family, total=total), model)
+    sees = sees_ahead(model.config.get_text_config())
+    batch = _cast(collate(trees, family=family, total=total, bidirectional=sees), model)
     paths = list(paths_of(family, conversations, trees))
     check = _Check(model, batch, paths)
     report = check.run(gradients)

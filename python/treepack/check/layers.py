@@ -36,9 +36,14 @@ def first_that_differs(model: Any, batch: Any, path: Path, inputs: dict[str, Any
     finally:
         if not was_packed:
             restore(model)
-    where = torch.from_numpy(_places(batch["treepack"].mask, path))
+    mask = batch["treepack"].mask
+    where = torch.from_numpy(_places(mask, path))
     for name, kind in _layers(model):
         if name not in packed or name not in alone:
+            continue
+        lengths = packed[name].shape[1], alone[name].shape[1]
+        if lengths != (mask.total, len(where)):
+            # A layer of the vision tower: it sees patches of all images, not tokens.
             continue
         mine, theirs = packed[name][0, where.to(packed[name].device)], alone[name][0]
         error = (mine - theirs).abs().max() / theirs.abs().max()

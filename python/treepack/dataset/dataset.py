@@ -89,8 +89,8 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             waits for again. No budget is exceeded either way.
         pad_to_budget: whether every row is padded to the token budget, for static shapes. The price
             is that the padding goes through every layer but attention and the head.
-        bidirectional: which image tokens see later ones: ``"none"``, ``"image_tokens"`` (those of
-            one example) or ``"within_image"``; by default the family's, else ``"none"``.
+        bidirectional: which image tokens see later ones, as `treepack.collate` names it; by
+            default the family's, else ``"none"``.
         sliding_windows: of the model's attention layers, in tokens, from
             ``treepack.hf.sliding_windows(model)``. Each costs one more plan of every row, made here
             in the worker; a compiled model needs them.

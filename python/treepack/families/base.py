@@ -91,8 +91,7 @@ class Family(RowInputs, ABC):
     Attributes:
         processors: names of the processor classes that it supports.
         vision_cost: name of the budget beside tokens: the unit of the vision tower.
-        bidirectional: which image tokens see later ones, ``"none"``, ``"image_tokens"`` or
-            ``"within_image"``.
+        bidirectional: which image tokens see later ones, as `treepack.collate` names it.
         image_options: what the data may say about one image.
         video_options: what it may say about one video: the ``start`` and ``end`` of a clip in
             seconds, how many frames a second (``fps``) or in all (``num_frames``) are seen. Of a

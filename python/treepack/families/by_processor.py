@@ -85,9 +85,12 @@ class ProcessorFamily(Family):
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
         super().__init__(processor, chat)
-        self.writer = TurnWriter(self.tokenizer, self._source(chat))
+        self.writer = self._writer(chat)
         self._measured: dict[Any, MeasuredRoot] = {}
         self._fill: dict[str, Filler] = {}
+
+    def _writer(self, chat: ChatFormat | None) -> TurnWriter:
+        return TurnWriter(self.tokenizer, self._source(chat))
 
     def _source(self, chat: ChatFormat | None) -> Any:
         if chat is not None:
@@ -163,9 +166,8 @@ class ProcessorFamily(Family):
     def load_root(self, conversations: Conversations, seen: Sequence[Seen]) -> LoadedRoot:
         """The root as the processor makes it, with texts between media as data."""
         pieces, texts = self.writer.start(conversations)
-        tokens, made = self._ask(
-            pieces, texts, seen, [self._load_medium(medium) for medium in seen]
-        )
+        values = [self.load_medium(medium) for medium in seen]
+        tokens, made = self._ask(pieces, texts, seen, values)
         return LoadedRoot(
             Root(tokens, self._runs(tokens)),
             self.recast({k: v for k, v in made.items() if k not in self.not_inputs}),
@@ -186,7 +188,7 @@ class ProcessorFamily(Family):
             text = render_whole(self.processor, conversations, turns)
         else:
             text = self.writer.whole(conversations, turns)
-        return self._call(text, seen, [self._load_medium(medium) for medium in seen], begins=text)
+        return self._call(text, seen, [self.load_medium(medium) for medium in seen], begins=text)
 
     def collate(
         self, trees: Sequence[MessageTree], total: int, fill: Any = False
@@ -217,7 +219,12 @@ class ProcessorFamily(Family):
             self._fill[kind] = Filler(tokens, cost, _without_types(made.media))
         return self._fill[kind]
 
-    def _load_medium(self, seen: Seen) -> Any:
+    def load_medium(self, seen: Seen) -> Any:
+        """The pixels of a medium, or of the frames of a video that are seen.
+
+        Args:
+            seen: the medium, opened.
+        """
         value, name = seen.medium.value, seen.example
         with taking(seen):
             if seen.clip is not None:
@@ -269,11 +276,15 @@ class ProcessorFamily(Family):
         return tokens, made
 
     def _call(
-        self, text: str, seen: Sequence[Seen], values: Sequence[Any], begins: str
+        self,
+        text: str,
+        seen: Sequence[Seen],
+        values: Sequence[Any],
+        begins: str,
+        **options: Any,
     ) -> dict[str, Array]:
         """What the processor makes of a text, which begins as the template wrote it, and media."""
         bos = getattr(self.tokenizer, "bos_token", None)
-        options: dict[str, Any] = {}
         # A processor writes its own where the template does not; a tokenizer alone never does.
         is_bare = self.tokenizer is self.processor
         if is_bare or (bos and begins.startswith(bos)):

@@ -1,4 +1,4 @@
-"""Gemma 4: native resolution in patches; causal layers."""
+"""Gemma 4: native resolution in patches; image tokens see ahead where the model says so."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from treepack.families.by_processor import ProcessorFamily
 class Gemma4(ProcessorFamily):
     """Gemma 4 of transformers (``Gemma4ForConditionalGeneration``), without audio.
 
-    Its checkpoints E2B and E4B are causal; where ``use_bidirectional_attention`` is ``"vision"``,
-    full and sliding layers see different tokens, and ``tp.hf.prepare`` rejects the model.
+    Its checkpoints E2B and E4B are causal. Where ``use_bidirectional_attention`` is ``"vision"``,
+    image tokens see ahead in layers with a sliding window, which the processor does not know: pass
+    ``bidirectional="within_image_sliding"`` to `PackedDataset`. A row of the other kind is rejected
+    by the model.
     """
 
     name = "gemma4"

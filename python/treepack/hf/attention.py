@@ -11,7 +11,9 @@ from torch.nn.functional import pad
 
 from treepack.attention import backends
 from treepack.attention.ops import tree_attention
+from treepack.batch.layout import PREFIX
 from treepack.errors import AttentionError
+from treepack.hf.checks import sees_ahead
 
 NAME = "treepack"
 
@@ -99,7 +101,8 @@ def tree_attention_forward(
 
     Raises:
         AttentionError: the batch lost its mask, the row is not the mask's, or the layer asks for
-            attention that is not causal, with dropout or with sinks, or soft-capped without flex.
+            attention that is not causal, with dropout or with sinks, or soft-capped without flex;
+            or image tokens of the row see others than the configuration of the layer says.
 
     Example:
         >>> import torch, treepack as tp
@@ -116,7 +119,9 @@ def tree_attention_forward(
             "remove_unused_columns=False), or leave packing for a plain forward or generate(): "
             "with tp.hf.restore(model): ..."
         )
-    _check_layer(module, is_causal, dropout, kwargs)
+    _check_causality(module, is_causal)
+    _check_layer(module, dropout, kwargs)
+    _check_images(module, treepack)
     if softcap is not None and backend != "flex":
         raise AttentionError(
             f"{_name(module)} asks for soft-capped scores ({softcap=}), which varlen kernels do "
@@ -129,8 +134,10 @@ def tree_attention_forward(
         # Multi-head latent attention; kernels want heads of one size, and zeros add nothing.
         scaling = size**-0.5 if scaling is None else scaling
         q, k, v = (_widened(x, max(size, width)) for x in (q, k, v))
-    # A row that fits into the window needs no plan of its own, nor a guard in a compiled graph.
-    window = None if sliding_window is None or sliding_window >= query.shape[2] else sliding_window
+    window = sliding_window
+    if window is not None and window >= query.shape[2] and not _is_special(treepack):
+        # A row that fits into it needs no plan of its own, nor a guard in a compiled graph.
+        window = None
     out = tree_attention(
         q, k, v, treepack, scaling, window=window, softcap=softcap, backend=backend
     )
@@ -146,16 +153,18 @@ def _name(module: torch.nn.Module) -> str:
     return type(module).__name__ + ("" if index is None else f" of layer {index}")
 
 
-def _check_layer(
-    module: torch.nn.Module, is_causal: bool | None, dropout: float, kwargs: dict[str, Any]
-) -> None:
-    if is_causal is None:
-        is_causal = getattr(module, "is_causal", True)
-    if not is_causal:
+def _check_causality(module: torch.nn.Module, is_causal: bool | None) -> None:
+    own = getattr(module, "is_causal", True)
+    is_causal = own if is_causal is None else is_causal
+    # Where a prompt sees ahead layers say so, and the mask of the row has it.
+    if not is_causal and sees_ahead(getattr(module, "config", None)) != PREFIX:
         raise AttentionError(
             f"{_name(module)} is not causal, but the mask is; select treepack for the text model "
             'alone: attn_implementation={"text_config": "treepack"}'
         )
+
+
+def _check_layer(module: torch.nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
     if dropout > 0:
         raise AttentionError(
             f"{_name(module)} asks for dropout {dropout}, and varlen kernels have no dropout; "
@@ -167,6 +176,33 @@ def _check_layer(
                 f"{_name(module)} asks for {meaning} ({argument}=), which treepack does not "
                 "compute; train this model with one example a row and its own attention"
             )
+
+
+def _is_special(row: Any) -> bool:
+    """Whether only models that say so in their configuration have layers that see so."""
+    return getattr(row, "sliding_mask", None) is not None
+
+
+def _check_images(module: torch.nn.Module, row: Any) -> None:
+    """Reject a row whose image tokens see others than the configuration of the layer says."""
+    config = getattr(module, "config", None)
+    wanted = sees_ahead(config)
+    if wanted is None and not _is_special(row):
+        # The family alone knows. Nothing more is read, so that a compiled graph guards no more.
+        return
+    given = getattr(row, "bidirectional", None)
+    if wanted is None:
+        wants, fix = "causal text and one mask for all layers", "leave bidirectional out"
+    else:
+        if given == wanted or (given is None and wanted != PREFIX):
+            return
+        told = getattr(config, "use_bidirectional_attention", None)
+        wants = f"bidirectional={wanted!r} (its config has use_bidirectional_attention={told!r})"
+        fix = f"pass bidirectional={wanted!r} to PackedDataset or collate"
+    raise AttentionError(
+        f"{_name(module)} needs {wants}, and the row was made with bidirectional={given!r}, so its "
+        f"image tokens would see others than they do in the model; {fix}"
+    )
 
 
 def _check_row(

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from treepack.batch.layout import PREFIX, SLIDING
 from treepack.errors import AttentionError
 
 EXACT = {"full_attention", "attention", "full", "sliding_attention", "mlp", "moe"}
@@ -30,6 +31,10 @@ NAMED = {
     "Blip2ForConditionalGeneration": "its forward reads labels before the loss function gets them",
 }
 """Models whose configuration and layers do not show why they cannot be packed."""
+
+
+PREFIX_MODELS = ("PaliGemmaForConditionalGeneration",)
+"""Models whose layers are not causal because image and prompt see ahead, and nothing else does."""
 
 
 class Seen(NamedTuple):
@@ -82,13 +87,6 @@ def _kinds_of_layers(seen: Seen) -> str | None:
 
 
 def _causality(seen: Seen) -> str | None:
-    ahead = getattr(seen.text, "use_bidirectional_attention", None)
-    if ahead == "vision":
-        return (
-            "has use_bidirectional_attention='vision': image tokens see later ones in its "
-            "sliding-window layers and not in the others, and a row has one mask for all layers; "
-            "set it to None in the text config if the checkpoint was trained so"
-        )
     if seen.layers:
         return None
     others = sorted({type(m).__name__ for m in seen.decoder.modules() if _sees_ahead(m)})
@@ -273,8 +271,28 @@ def text_model(model: Any) -> Any:
 
 
 def attention_layers(model: Any) -> Iterator[Any]:
-    """The modules of a model that compute causal attention."""
+    """The modules of a model that compute the attention of a packed row."""
+    if type(model).__name__ in PREFIX_MODELS:
+        return (m for m in text_model(model).modules() if _sees_ahead(m))
     return (m for m in model.modules() if getattr(m, "is_causal", None) is True)
+
+
+def sees_ahead(config: Any) -> str | None:
+    """How image tokens see later ones, as `collate` names it, where a text configuration says it.
+
+    Args:
+        config: of a text model.
+
+    Returns:
+        ``None`` where it says nothing, so that the family alone knows.
+    """
+    told = getattr(config, "use_bidirectional_attention", False)
+    if told == "vision":
+        return SLIDING
+    if told is True:
+        return PREFIX
+    is_gemma4 = getattr(config, "model_type", "").startswith("gemma4")
+    return "none" if told is None and is_gemma4 else None
 
 
 def implementation_of(layer: Any) -> str | None:

@@ -144,6 +144,7 @@ def group_conversations(
     on_error: str = "raise",
     format: RecordFormat = None,  # noqa: A002 (the word that data sets use)
     text_before_media: str | None = None,
+    by_question: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> GroupedConversations:
     r"""Group conversation records into examples: those that share their media become one tree.
@@ -169,6 +170,8 @@ def group_conversations(
             leaves it, and records that differ in it are trees of their own. By default it is moved
             if there is one medium and kept if there are several. What a record becomes never
             depends on the records that it shares its media with.
+        by_question: only conversations that begin with the same question share a tree, as models
+            need whose prompt sees ahead (PaliGemma): their question is part of the root.
         cache: folder for files that are made once (unpacked text, Parquet as Arrow, the index of an
             archive); by default they lie beside the file.
 
@@ -202,7 +205,8 @@ def group_conversations(
         if value is not None and not isinstance(value, (str, os.PathLike)):
             raise DatasetError(f"{option} must be the path of a folder, got {shown(value)}")
     folder = os.fspath(folder_of(records) if images is None else images)
-    reader = RecordReader("" if folder == "." else folder, format, text_before_media)
+    folder = "" if folder == "." else folder
+    reader = RecordReader(folder, format, text_before_media, bool(by_question))
     return GroupedConversations(open_store(records, cache), reader, on_error)
 
 

@@ -55,7 +55,8 @@ def find_groups(store: Store, reader: RecordReader, skips: bool) -> Groups:
     for index, raw in enumerate(with_progress(store, len(store), "grouping records")):
         try:
             name = store.name(index)
-            found = [_digest(part, index, n, name) for n, part in enumerate(reader.read(raw, name))]
+            parts_of = enumerate(reader.read(raw, name))
+            found = [_digest(part, index, n, name, reader.by_question) for n, part in parts_of]
         except DataError as error:
             if not skips:
                 raise
@@ -80,9 +81,9 @@ def find_groups(store: Store, reader: RecordReader, skips: bool) -> Groups:
     return _grouped(digests, np.array(records), np.array(parts, np.int32), skipped)
 
 
-def _digest(part: Any, index: int, number: int, name: str) -> bytes:
+def _digest(part: Any, index: int, number: int, name: str, by_question: bool) -> bytes:
     if part.media:
-        return group_of(part, name)
+        return group_of(part, name, by_question)
     # Nothing to share: an example of its own.
     return index.to_bytes(8, "big") + number.to_bytes(8, "big")
 

@@ -7,8 +7,21 @@ from helpers.tiny_models import film, photo
 from helpers.zoo import WITH_VIDEOS
 
 A = [[("What is it?", "A cat.")], [("Its colour?", "Black."), ("Sure?", "Yes.")], [("Many?", "1")]]
+ONE_QUESTION = [[("What is it?", "A cat.")], [("What is it?", "Black.")], [("What is it?", "")]]
 B = [[("Which?", "The 2nd.")], [("left or right", "ok")]]
 TEXT = tp.Conversations([[("Hi", "Ho"), ("And?", "So.")]], key="text")
+
+
+def said(name):
+    """Conversations that a family can hold about one image."""
+    return ONE_QUESTION if name == "paligemma" else A
+
+
+def text_tree(family):
+    """An example without an image."""
+    if family.name == "paligemma":
+        return tp.MessageTree([1, 2], children=[tp.MessageTree([3, 4], labels=[3, 4])])
+    return family.load(TEXT)
 
 
 def image(seed, height, width):
@@ -29,6 +42,12 @@ def pair(name):
 
 def rows(name):
     """The rows of a family: what is in them, and their examples."""
+    if name == "paligemma":
+        one = tp.Conversations(ONE_QUESTION, [image(1, 40, 60)], key="one")
+        media = [image(2, 64, 30), image(3, 40, 44)]
+        two = tp.Conversations(ONE_QUESTION[1:], media, texts=["", "and [this] "], key="two")
+        yield "images", [one, two]
+        return
     one = tp.Conversations(A, [image(1, 40, 60)], key="one")
     yield "images", [one, TEXT, pair(name)]
     if name in WITH_VIDEOS:

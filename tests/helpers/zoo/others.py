@@ -36,7 +36,7 @@ def gemma3():
     return built, model("Gemma3ForConditionalGeneration", config)
 
 
-def gemma4(sees_ahead=None):
+def gemma4(sees_ahead=None, window=12):
     """Causal as E2B and E4B, or with ``"vision"`` as the default of the configuration."""
     made = tokenizer(
         ["<bos>"],
@@ -62,7 +62,7 @@ def gemma4(sees_ahead=None):
         made,
         "gemma4_text",
         global_head_dim=8,
-        sliding_window=12,
+        sliding_window=window,
         num_hidden_layers=4,
         layer_types=["sliding_attention", "full_attention"] * 2,
         hidden_size_per_layer_input=0,
@@ -94,6 +94,25 @@ def gemma4(sees_ahead=None):
         ),
     )
     return built, model("Gemma4ForConditionalGeneration", config)
+
+
+def gemma4_vision():
+    return gemma4("vision")
+
+
+def paligemma():
+    made = tokenizer(bos="<bos>", specials=["<bos>"], image_token="<image>")
+    images = hf.SiglipImageProcessor(size=SQUARE)
+    images.image_seq_length = 16
+    built = hf.PaliGemmaProcessor(image_processor=images, tokenizer=made)
+    config = hf.PaliGemmaConfig(
+        text_config=text_config(built.tokenizer, "gemma"),
+        vision_config=SIGLIP,
+        projection_dim=16,
+        vocab_size=len(built.tokenizer) + 4,
+        **token_ids(built.tokenizer, image_token_index="<image>"),
+    )
+    return built, model("PaliGemmaForConditionalGeneration", config)
 
 
 def perception_lm():
@@ -210,5 +229,7 @@ BUILDERS = {
     "molmo2": molmo2,
     "gemma3": gemma3,
     "gemma4": gemma4,
+    "gemma4_vision": gemma4_vision,
+    "paligemma": paligemma,
     "perception_lm": perception_lm,
 }

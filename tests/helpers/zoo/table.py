@@ -11,6 +11,7 @@ from helpers import zoo
 from helpers.unrounded import unrounded
 from helpers.zoo.examples import rows
 from treepack import families
+from treepack.hf.checks import sees_ahead
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 BEGIN, END = "<!-- table: make models -->", "<!-- end of table -->"
@@ -27,8 +28,11 @@ def entry(name):
             report = tp.testing.check_exact(model, family, examples)
             found[kind] = f"{report.logits:.0e} / {report.gradients:.0e}"
     seen = [found.get(kind, "-") for kind in KINDS]
-    first = f"`{type(model).__name__}`"
-    return [first, f"`{family.name}`", ", ".join(family.costs), family.bidirectional, *seen]
+    text = model.config.get_text_config()
+    ahead = getattr(text, "use_bidirectional_attention", None)
+    first = f"`{type(model).__name__}`" + (f", `{ahead}`" if ahead == "vision" else "")
+    sees = sees_ahead(text) or family.bidirectional
+    return [first, f"`{family.name}`", ", ".join(family.costs), sees, *seen]
 
 
 def table():

@@ -11,11 +11,11 @@ from helpers import zoo
 from helpers.cases import cases
 from helpers.tiny_models import photo
 from helpers.unrounded import unrounded
-from helpers.zoo.examples import TEXT, A, B, image, rows, video
+from helpers.zoo.examples import image, rows, said, text_tree, video
 from treepack import families
 from treepack.sources.images import load_rgb
 
-# GLM's processor makes arrays of lists of tensors.
+# The processors of GLM and PaliGemma make arrays of lists of tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 ROWS = [(name, kind) for name in zoo.BUILDERS for kind, _ in rows(name)]
@@ -51,7 +51,9 @@ def test_what_is_measured_is_what_is_loaded(name):
         media = [image(int(rng.integers(99)), height, width)]
         if name in zoo.WITH_VIDEOS and rng.random() < 0.4:
             media = [video(int(rng.integers(99)), int(rng.integers(12, 20)), height, width)]
-        example = tp.Conversations(A[: rng.integers(1, 4)], media, texts=["See: "], key="k")
+        example = tp.Conversations(
+            said(name)[: rng.integers(1, 4)], media, texts=["See: "], key="k"
+        )
         cost = family.measure(example)
         assert tuple(cost) == family.costs
         assert family.load(example).cost == cost
@@ -60,7 +62,7 @@ def test_what_is_measured_is_what_is_loaded(name):
 @pytest.mark.parametrize("name", zoo.BUILDERS)
 def test_a_family_can_be_sent_to_a_worker(name):
     family, _ = make(name)
-    example = tp.Conversations(B, [image(1, 40, 60)], key="k")
+    example = tp.Conversations(said(name), [image(1, 40, 60)], key="k")
     copied = pickle.loads(pickle.dumps(family)).load(example)
     assert np.array_equal(copied.tokens, family.load(example).tokens)
 
@@ -71,7 +73,7 @@ def test_a_row_without_images_can_run_the_tower(name):
     if not family.media_names:
         return
     fill = tuple(family.media_names)
-    tree = family.load(TEXT)
+    tree = text_tree(family)
     total = tree.n_tokens + family.fill_cost(fill)["tokens"] + 2
     plain = tp.collate([tree], family=family, total=total)
     filled = tp.collate([tree], family=family, total=total, vision_on_every_row=fill)

@@ -9,8 +9,10 @@ import pytest
 import torch
 import treepack as tp
 from treepack.attention import TreePlan
+from treepack.attention.flex import make_blocks
 from treepack.batch import PackedRow
-from treepack.errors import AttentionError
+from treepack.batch.layout import SLIDING
+from treepack.errors import AttentionError, TreeError
 
 
 def make_row(n=9, **options):
@@ -36,6 +38,51 @@ def test_what_a_row_carries_travels_with_it():
         assert other.mask == row.mask
         assert list(other._windows) == [4]
     assert row.to() is row.to(None) is row
+
+
+def test_layers_with_a_window_have_a_mask_of_their_own_wherever_the_row_goes():
+    image = [(1, 5, 0)]
+    tree = tp.MessageTree([1] * 9, image_runs=image, children=[tp.MessageTree([2] * 3)])
+    row = tp.collate([tree], bidirectional=SLIDING, sliding_windows=[3])["treepack"]
+    causal, ahead = (
+        tp.TreeMask.from_nodes([9, 3], [-1, 0], image, mode) for mode in ("none", "within_image")
+    )
+    for other in (row, pickle.loads(pickle.dumps(row)), row.to("cpu"), row.to("cpu").to("cpu")):
+        assert (other.mask, other.sliding_mask, other.bidirectional) == (causal, ahead, SLIDING)
+        assert list(other._windows) == [3]
+        assert same(other.plan, TreePlan.from_mask(causal))
+        # Longer than the row, too: then there is no window, and still another mask.
+        for window in (3, 4, 99):
+            assert same(other.plan_for(window), TreePlan.from_mask(ahead, window))
+        for window, mask in ((None, causal), (4, ahead), (99, ahead)):
+            assert torch.equal(dense(other.blocks_for(window)), dense(blocks_of(mask, window)))
+
+
+def blocks_of(mask, window):
+    return make_blocks(mask, torch.device("cpu"), window)
+
+
+def dense(blocks):
+    places = torch.arange(len(blocks.padding))
+    return blocks.mask.mask_mod(None, None, places[:, None], places)
+
+
+def same(plan, other):
+    return torch.equal(plan.entries, other.entries) and torch.equal(plan.host, other.host)
+
+
+def test_a_row_says_how_its_images_see():
+    told = [
+        tp.collate([tree], bidirectional="within_image")["treepack"].bidirectional
+        for tree in (
+            tp.MessageTree([1, 2], image_runs=[(0, 1, 0)]),
+            tp.MessageTree([1, 2], media={"pixels": np.ones(1)}),
+            tp.MessageTree([1, 2]),
+        )
+    ]
+    assert told == ["within_image", "within_image", None]
+    with pytest.raises(TreeError, match=r"bidirectional is 'sliding'; use one of .*_sliding'"):
+        tp.collate([tp.MessageTree([1])], bidirectional="sliding")
 
 
 def test_a_plan_or_blocks_for_a_window_are_made_once():

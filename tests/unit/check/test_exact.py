@@ -64,7 +64,13 @@ class NoOffset(Molmo2):
         return joined
 
 
+class UnseenImages(families.families()["gemma4"]):
+    def _runs(self, tokens):
+        return super()._runs(tokens)[:0]
+
+
 TRAPS = {
+    "unmarked images": (UnseenImages, "gemma4_vision", TWO, "one.*layers.0 .*sliding_attention"),
     "causal images": (CausalImages, "gemma3", TWO, "one.*layers.0 .*sliding_attention"),
     "one group for all images": (OneGroup, "gemma3", TWO, "two.*layers.0 .*sliding_attention"),
     "positions on one axis": (CountedPositions, "qwen2_5_vl", TWO, "example '(one|two)', branch"),

@@ -33,14 +33,6 @@ def mllama():
     return hf.MllamaForCausalLM(config)
 
 
-def paligemma():
-    vision = {**PLAIN, "model_type": "siglip_vision_model", "image_size": 8, "patch_size": 4}
-    config = hf.PaliGemmaConfig(
-        text_config={**TEXT, "model_type": "gemma"}, vision_config=vision, projection_dim=16
-    )
-    return hf.PaliGemmaForConditionalGeneration(config)
-
-
 def window(model, config, **more):
     return lambda: model(config(**PLAIN, sliding_window=4, num_local_experts=2, **more))
 
@@ -51,13 +43,9 @@ REJECTED = {
         r"attention sinks \(GptOssAttention.sinks\)",
     ),
     "cross attention": (mllama, r"cross attention \(Mllama"),
-    "a mask for each kind of layer": (
-        lambda: gemma4(use_bidirectional_attention="vision"),
-        "use_bidirectional_attention='vision'.*one mask for all layers",
-    ),
-    "a prompt that sees ahead": (
-        paligemma,
-        r"PaliGemma.* not causal \(.*GemmaAttention.* says is_causal=False\)",
+    "text that sees ahead": (
+        lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**TEXT, use_bidirectional_attention=True)),
+        r"Gemma.* not causal \(GemmaAttention says is_causal=False\)",
     ),
     "a window that is not told": (
         window(hf.PhimoeForCausalLM, hf.PhimoeConfig),
@@ -98,8 +86,12 @@ def test_heads_that_flash_attention_does_not_take_need_flex():
         assert tp.hf.prepare(model, backend=backend) is model
 
 
-def test_gemma_4_without_images_that_see_ahead_is_accepted():
-    assert checks.text_model(tp.hf.prepare(gemma4())) is not None
+@pytest.mark.parametrize("ahead", [None, "vision"])
+def test_gemma_4_is_accepted_unless_text_sees_ahead(ahead):
+    model = gemma4(use_bidirectional_attention=ahead)
+    assert checks.text_model(tp.hf.prepare(model)) is not None
+    with pytest.raises(AttentionError, match="text layers that are not causal"):
+        tp.hf.prepare(gemma4(use_bidirectional_attention="all"))
 
 
 def test_the_text_model_is_found_where_another_part_is_called_decoder():

@@ -235,3 +235,23 @@ def test_tables_and_paths_are_no_sources(tmp_path):
 def test_what_is_no_collection_of_records_is_rejected(records, says):
     with pytest.raises(DatasetError, match=says):
         tp.group_conversations(records)
+
+
+# --- by question
+
+
+def test_conversations_of_one_question_share_a_tree_where_that_is_asked_for():
+    records = [llava(f"<image>\n{q}", image="a.jpg") for q in "ABA"]
+    records.append(llava("<image>\nA", image="b.jpg"))
+    assert [len(each.branches) for each in tp.group_conversations(records)] == [3, 1]
+    source = tp.group_conversations(records, by_question=True)
+    asked = [[turns[0].question for turns in each.branches] for each in source]
+    assert asked == [["A", "A"], ["B"], ["A"]]
+    assert len(pickle.loads(pickle.dumps(source))[0].branches) == 2
+
+
+def test_a_record_of_several_questions_is_an_example_of_each():
+    texts = [{"user": question, "assistant": "!"} for question in "ABA"]
+    source = tp.group_conversations([{"images": ["a.jpg"], "texts": texts}], by_question=True)
+    asked = [[turns[0].question for turns in each.branches] for each in source]
+    assert asked == [["A", "A"], ["B"]]

@@ -41,6 +41,7 @@ class RecordReader:
             ``None``, where the fields of a record say which it is.
         text_before_media: ``"move"`` it behind them; ``"keep"`` it; ``None`` moves it if there is
             one medium and keeps it if there are several.
+        by_question: only conversations that begin with the same question share a tree.
 
     Raises:
         DatasetError: a format or a treatment of text that does not exist.
@@ -49,6 +50,7 @@ class RecordReader:
     folder: str = ""
     format: RecordFormat = None
     text_before_media: str | None = None
+    by_question: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.format, str):
@@ -100,7 +102,7 @@ class RecordReader:
         parts = [self._part(said, record if is_special else {}, supply, name) for said in found]
         if is_given(record.get("id")):
             parts = [p._replace(key=str(record["id"])) if p.key is None else p for p in parts]
-        return parts if len(parts) == 1 else _joined(parts, name)
+        return parts if len(parts) == 1 else _joined(parts, name, self.by_question)
 
     def _part(self, said: Said, record: Mapping[str, Any], supply: Supply, name: str) -> Record:
         media = Shown(supply)
@@ -130,7 +132,7 @@ class RecordReader:
 _SPECIAL = frozenset((*unsupported.RECORD, *SYSTEM, *WEIGHTS))
 
 
-def group_of(record: Record, name: str) -> bytes:
+def group_of(record: Record, name: str, by_question: bool = False) -> bytes:
     """What records of one tree have in common, in 16 bytes.
 
     Among a billion records two different ones have the same with a probability of 1e-21.
@@ -138,6 +140,7 @@ def group_of(record: Record, name: str) -> bytes:
     Args:
         record: to be grouped.
         name: the record, for errors.
+        by_question: whether the first question is among it; all branches then begin with it.
 
     Raises:
         DataError: an image in memory whose pixels cannot be decoded.
@@ -149,15 +152,16 @@ def group_of(record: Record, name: str) -> bytes:
         ]
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-    text = repr((record.system, media, record.texts))
+    question = (record.branches[0][0].question,) if by_question else ()
+    text = repr((record.system, media, record.texts, *question))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _joined(parts: list[Record], name: str) -> list[Record]:
+def _joined(parts: list[Record], name: str, by_question: bool) -> list[Record]:
     """The parts of a record, those that share a tree as one."""
     groups: dict[bytes, list[Record]] = {}
     for part in parts:
-        groups.setdefault(group_of(part, name), []).append(part)
+        groups.setdefault(group_of(part, name, by_question), []).append(part)
     return [join_records(group) for group in groups.values()]
 
 
