@@ -324,7 +324,10 @@ def _size(seen: Seen) -> tuple[Any, ...]:
 
 def _black(seen: Seen) -> Any:
     if seen.clip is None:
-        return np.zeros((seen.height, seen.width, 3), np.uint8)
+        # As load_image gives it: of an array of 3 rows, processors take the rows for channels.
+        from PIL import Image
+
+        return Image.new("RGB", (seen.width, seen.height))
     return np.zeros((len(seen.frames), seen.height, seen.width, 3), np.uint8)
 
 
