@@ -1,4 +1,4 @@
-"""Families whose processor makes the root: the same demo on other architectures."""
+"""The same demo on other architectures: families whose processor makes the root, and a hybrid."""
 
 from __future__ import annotations
 
@@ -115,10 +115,47 @@ def smolvlm(texts: Iterable[str]) -> Setup:
     return Setup(processor, lambda: build(hf.SmolVLMForConditionalGeneration, config), budgets)
 
 
+def qwen3_5(texts: Iterable[str]) -> Setup:
+    """Qwen3.5, a hybrid: a recurrence in the first layer, attention in the second."""
+    special = {
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }
+    tokenizer = train_tokenizer(texts, list(special.values()))
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [6, 5, 5]}
+    config = hf.Qwen3_5Config(
+        text_config={
+            **TEXT,
+            "vocab_size": len(tokenizer),
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 3,
+            "linear_num_value_heads": 3,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+            "rope_parameters": {**rope, "mrope_interleaved": True, "partial_rotary_factor": 1.0},
+        },
+        vision_config={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "depth": LAYERS,
+            "out_hidden_size": TEXT["hidden_size"],
+        },
+        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()},
+    )
+    size = {"shortest_edge": 256 * 256, "longest_edge": 1024 * 1024}
+    images = hf.Qwen2VLImageProcessor(patch_size=16, size=size)
+    processor = hf.Qwen3VLProcessor(images, tokenizer, hf.Qwen3VLVideoProcessor())
+    budgets = {"tokens": 2048, "patches": 4096}
+    return Setup(processor, lambda: build(hf.Qwen3_5ForConditionalGeneration, config), budgets)
+
+
 def text_config(tokenizer: Any, model_type: str) -> dict[str, Any]:
     """The text model of the demo in another architecture."""
     ids = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
     return {**TEXT, **ids, "model_type": model_type, "vocab_size": len(tokenizer) + 4}
 
 
-FAMILIES = {"gemma3": gemma3, "internvl": internvl, "smolvlm": smolvlm}
+FAMILIES = {"gemma3": gemma3, "internvl": internvl, "qwen3_5": qwen3_5, "smolvlm": smolvlm}

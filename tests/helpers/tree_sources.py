@@ -120,3 +120,15 @@ def dataset(source="map-style", n=120, **options):
     settings = {"budgets": BUDGETS, "pool_size": 6, **options}
     kind = {**RESUMABLE, "iterable": TreeStream, "sharded": ShardedStream}[source]
     return tp.PackedDataset(kind(n), **settings)
+
+
+class Chained(IterableDataset):
+    """Several streams, one after the other; each item with the place of its stream."""
+
+    def __init__(self, streams):
+        self.streams = streams
+
+    def __iter__(self):
+        for place, stream in enumerate(self.streams):
+            for item in stream:
+                yield place, item

@@ -49,8 +49,12 @@ def arguments(data, *more):
     return ["--data", str(data), "--images", str(data.parent), *small, *more]
 
 
-@pytest.mark.parametrize("family", ["gemma3", "internvl", "molmo2", "qwen3_vl", "smolvlm"])
+@pytest.mark.parametrize(
+    "family", ["gemma3", "internvl", "molmo2", "qwen3_5", "qwen3_vl", "smolvlm"]
+)
 def test_it_runs_on_data_of_ones_own(demo, data, family, capsys):
+    if family == "qwen3_5":
+        pytest.importorskip("tree_recurrence")
     assert demo.main(arguments(data, "--family", family)) == 0
     told = capsys.readouterr().out
     sequences = re.search(r"sequences +(\d+) +(\d+) +(\d+)", told).groups()

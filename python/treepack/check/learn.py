@@ -32,6 +32,9 @@ SIZES = ((240, 366), (582, 138), (198, 198), (900, 300), (64, 640), (33, 47), (1
 FRAMES = ((16, 24, 32), (16, 16, 16))
 """Frames of films: unequal ones first; some models take films of one length only."""
 
+GROUPS = ("none", "within_image", "image_tokens", "within_image_sliding")
+"""Which image tokens may see later ones."""
+
 SAME = 1e-5
 """How far features may be from those of each medium alone, as a part of the largest."""
 
@@ -186,7 +189,7 @@ class _Learner:
             if kind == "video":
                 yield tried
                 continue
-            for groups in ("none", "within_image", "image_tokens"):
+            for groups in GROUPS:
                 yield tried._replace(bidirectional=groups)
 
     def _joins(self, parts: Sequence[Arrays], kind: str, pads: bool) -> Iterator[dict[str, Join]]:

@@ -170,8 +170,7 @@ class MediumFamily(Family):
 
     def branches(self, conversations: Conversations) -> list[Written]:
         """Each conversation, written behind the root."""
-        is_open = self._is_open(conversations)
-        return [self.writer.turns(turns, is_open) for turns in conversations.branches]
+        return self.writer.branches(conversations.branches, self._is_open(conversations))
 
     def _is_open(self, conversations: Conversations) -> bool:
         """Whether the root begins the first turn."""

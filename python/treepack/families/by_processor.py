@@ -63,8 +63,9 @@ class ProcessorFamily(Family):
         ...         return list(text.encode())
         ...     def convert_tokens_to_ids(self, token):
         ...         return ord(token)
-        ...     def __call__(self, text, **_):
-        ...         return {"input_ids": torch.tensor([self.encode(text[0])])}
+        ...     def __call__(self, text, return_tensors=None, **_):
+        ...         ids = [self.encode(each) for each in text]
+        ...         return {"input_ids": torch.tensor(ids) if return_tensors else ids}
         ...     def apply_chat_template(self, messages, tokenize):
         ...         return "".join(f"{m['role'][0]}:{m['content']}$" for m in messages)
         >>> class Texts(ProcessorFamily):
@@ -177,7 +178,7 @@ class ProcessorFamily(Family):
 
     def branches(self, conversations: Conversations) -> list[Written]:
         """Each conversation, written behind the root."""
-        return [self.writer.write(conversations, turns) for turns in conversations.branches]
+        return self.writer.branches(conversations)
 
     def render(
         self, conversations: Conversations, turns: Sequence[Turn]
@@ -358,6 +359,7 @@ def _black(seen: Seen) -> Any:
     import PIL.Image
 
     if seen.clip is None:
+        # As load_image gives it: of an array of 3 rows, processors take the rows for channels.
         return PIL.Image.new("RGB", (seen.width, seen.height))
     return np.zeros((len(seen.frames), seen.height, seen.width, 3), np.uint8)
 

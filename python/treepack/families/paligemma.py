@@ -41,18 +41,21 @@ class PromptWriter(TurnWriter):
         pieces, texts = [""], []
         for text in conversations.texts:
             if text:
-                texts.append(self.text(text))
+                texts.append(text)
                 pieces.append("")
             pieces[-1] += self.image
         if question:
-            texts.append(self.text(question))
+            texts.append(question)
             pieces.append("")
-        return tuple(pieces), texts
+        return tuple(pieces), self.texts(texts)
 
-    def write(self, conversations: Conversations, turns: Sequence[Turn]) -> Written:  # noqa: ARG002
-        """The answer."""
-        turn = Turn(*turns[0])
-        tokens = self.text(turn.answer)
+    def branches(self, conversations: Conversations) -> list[Written]:
+        """The answers."""
+        turns = [Turn(*turns[0]) for turns in conversations.branches]
+        said = self.texts([turn.answer for turn in turns])
+        return [self._answer(turn, tokens) for turn, tokens in zip(turns, said, strict=True)]
+
+    def _answer(self, turn: Turn, tokens: list[int]) -> Written:
         is_trained = turn.weight != 0
         labels = list(tokens) if is_trained else [IGNORE] * len(tokens)
         weight = float(turn.weight) if is_trained else 1.0

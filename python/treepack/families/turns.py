@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from treepack.errors import FamilyError
-from treepack.families.chat_format import Written, weights_of
+from treepack.families.chat_format import Written, encode_all, weights_of
 from treepack.families.markup import MARK, Markup, Shape
 from treepack.sources.conversations import Conversations
 from treepack.sources.records.base import Turn
@@ -65,11 +65,20 @@ class TurnWriter:
                 "so they share no root; pass chat=, or make an example of each length"
             )
         said = [("system", conversations.system), *(("user", t) for t in conversations.texts)]
-        texts = [self.text(self.source.trim(role, text)) for role, text in said if text]
+        texts = self.texts([self.source.trim(role, text) for role, text in said if text])
         return starts.pop(), texts
 
-    def write(self, conversations: Conversations, turns: Sequence[Turn]) -> Written:
-        """One conversation from its first question on."""
+    def branches(self, conversations: Conversations) -> list[Written]:
+        """Each conversation from its first question on."""
+        trim = self.source.trim
+        turns = [turn for each in conversations.branches for turn in each]
+        pairs = [(trim("user", turn.question), trim("assistant", turn.answer)) for turn in turns]
+        said = iter(self.texts([text for pair in pairs for text in pair]))
+        return [self._write(conversations, each, said) for each in conversations.branches]
+
+    def _write(
+        self, conversations: Conversations, turns: Sequence[Turn], said: Iterator[list[int]]
+    ) -> Written:
         markup = self.source.cut(self.shape(conversations, len(turns)))
         tokens: list[int] = []
         labels: list[int] = []
@@ -79,7 +88,7 @@ class TurnWriter:
             tokens.extend(ids)
             labels.extend(ids if is_trained else [IGNORE] * len(ids))
 
-        for place, (question, answer, weight) in enumerate(turns):
+        for place, turn in enumerate(turns):
             if place:
                 after = self._after(markup.after[place - 1])
                 put(after[:1], is_trained=turns[place - 1].weight != 0)
@@ -87,9 +96,9 @@ class TurnWriter:
                 put(after[1:])
             else:
                 starts.append(0)
-            put(self.text(self.source.trim("user", question)))
+            put(next(said))
             put(self.markup(markup.between[place]))
-            put(self.text(self.source.trim("assistant", answer)), is_trained=weight != 0)
+            put(next(said), is_trained=turn.weight != 0)
         end = self._after(markup.after[-1])[0] if turns[-1].weight else None
         weights = weights_of(turns, np.diff([*starts, len(tokens)]))
         return Written(tokens, labels, weights, end)
@@ -108,20 +117,17 @@ class TurnWriter:
     def markup(self, text: str) -> list[int]:
         """Tokens of markup, in which special tokens are meant."""
         if text not in self._markup:
-            self._markup[text] = self._encode(text)
+            self._markup[text] = self._encode([text])[0]
         return self._markup[text]
 
-    def text(self, text: str) -> list[int]:
-        """Tokens of what somebody says, in which special tokens are letters like any other."""
-        return self._encode(text, split_special_tokens=True)
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of what is said, text by text; special tokens are letters like any other there."""
+        return self._encode(texts, split_special_tokens=True)
 
-    def _encode(self, text: str, **options: bool) -> list[int]:
-        if not text:
-            return []
-        ids = self.tokenizer.encode(
-            MARK + text if self._lead else text, add_special_tokens=False, **options
-        )
-        return list(ids[len(self._lead) :])
+    def _encode(self, texts: Sequence[str], **options: bool) -> list[list[int]]:
+        if self._lead:
+            texts = [text and MARK + text for text in texts]
+        return [ids[len(self._lead) :] for ids in encode_all(self.tokenizer, texts, **options)]
 
     def _after(self, text: str) -> list[int]:
         """Tokens of the markup behind an answer; the end-of-sequence token if there is none."""

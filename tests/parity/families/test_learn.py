@@ -14,6 +14,8 @@ from treepack import errors, families
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
+# PaliGemma answers one prompt, and has no chat template to learn from.
+LEARNABLE = sorted(zoo.BUILDERS.keys() - {"paligemma"})
 LEARNT = {}
 ONE_AT_A_TIME = {"perception_lm"}
 """Families whose processor does not take several images of any size."""
@@ -35,7 +37,7 @@ def learn(name):
     return LEARNT[name], *zoo.build(name)
 
 
-@pytest.mark.parametrize("name", zoo.BUILDERS)
+@pytest.mark.parametrize("name", LEARNABLE)
 def test_it_is_exact_on_examples_that_it_has_not_seen(name):
     family, _, model = learn(name)
     found = dict(rows(name))
@@ -51,7 +53,7 @@ def test_it_is_exact_on_examples_that_it_has_not_seen(name):
         assert report.logits < 1e-6
 
 
-@pytest.mark.parametrize("name", sorted(zoo.BUILDERS.keys() - {"molmo2", "qwen3_vl", "qwen3_5"}))
+@pytest.mark.parametrize("name", sorted(set(LEARNABLE) - {"molmo2", "qwen3_vl", "qwen3_5"}))
 def test_it_makes_the_trees_of_the_declared_family(name):
     family, processor, _ = learn(name)
     declared = families.find(processor)

@@ -1,5 +1,6 @@
 """Every family on its real processor and a tiny model: a row gives each path what it has alone."""
 
+import copy
 import functools
 import pickle
 
@@ -17,6 +18,9 @@ from treepack.sources.images import load_rgb
 
 # The processors of GLM and PaliGemma make arrays of lists of tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+# Some processors take a first axis of 1 or 3 for channels.
+EXTREME = [(1, 300), (300, 1), (500, 3), (3, 500), (7, 7), (1, 1)]
 
 ROWS = [(name, kind) for name in zoo.BUILDERS for kind, _ in rows(name)]
 
@@ -44,19 +48,67 @@ def test_every_path_gets_what_it_gets_alone(name, kind):
 
 
 @pytest.mark.parametrize("name", zoo.BUILDERS)
+def test_also_with_gradient_checkpointing(name):
+    family, model = make(name)
+    model = copy.deepcopy(model)
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)()
+    assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    found = dict(rows(name))
+    report = tp.testing.check_exact(model, family, found.get("mixed", found["images"]))
+    assert report.logits < 1e-12
+    assert report.gradients < 1e-11
+
+
+def cost(call, example):
+    """What an example costs, or that it is rejected by its name."""
+    try:
+        found = call(example)
+    except tp.errors.DataError as error:
+        return "rejected" if repr(example.key) in str(error) else str(error)
+    return getattr(found, "cost", found)
+
+
+@pytest.mark.parametrize("name", zoo.BUILDERS)
 def test_what_is_measured_is_what_is_loaded(name):
     family, _ = make(name)
     for rng in cases(12, f"measured is loaded, {name}"):
-        height, width = rng.integers(12, 120, 2).tolist()
-        media = [image(int(rng.integers(99)), height, width)]
-        if name in zoo.WITH_VIDEOS and rng.random() < 0.4:
-            media = [video(int(rng.integers(99)), int(rng.integers(12, 20)), height, width)]
+        media = [image(int(rng.integers(99)), *rng.integers(12, 120, 2).tolist())]
         example = tp.Conversations(
             said(name)[: rng.integers(1, 4)], media, texts=["See: "], key="k"
         )
-        cost = family.measure(example)
-        assert tuple(cost) == family.costs
-        assert family.load(example).cost == cost
+        measured = family.measure(example)
+        assert tuple(measured) == family.costs
+        assert family.load(example).cost == measured
+
+
+@pytest.mark.parametrize("name", sorted(zoo.WITH_VIDEOS))
+def test_what_is_measured_of_a_video_is_what_is_loaded(name):
+    family, _ = make(name)
+    for rng in cases(6, f"a measured video is loaded, {name}"):
+        frames, *size = rng.integers([12, 12, 12], [20, 120, 120]).tolist()
+        media = [video(int(rng.integers(99)), frames, *size)]
+        example = tp.Conversations(
+            said(name)[: rng.integers(1, 4)], media, texts=["See: "], key="k"
+        )
+        measured = family.measure(example)
+        assert tuple(measured) == family.costs
+        assert family.load(example).cost == measured
+
+
+@pytest.mark.parametrize("name", zoo.BUILDERS)
+def test_measuring_rejects_what_loading_rejects(name):
+    family, _ = make(name)
+    taken = []
+    for size in EXTREME:
+        media = [image(1, *size)], [video(1, 14, *size)]
+        for each in media[: 1 + (name in zoo.WITH_VIDEOS)]:
+            example = tp.Conversations(said(name), each, key="extreme")
+            measured = cost(family.measure, example)
+            assert measured == "rejected" or tuple(measured) == family.costs
+            assert cost(family.load, example) == measured, size
+            taken.append(measured != "rejected")
+    assert any(taken)
 
 
 @pytest.mark.parametrize("name", zoo.BUILDERS)
@@ -96,7 +148,9 @@ def test_pictures_of_any_mode_are_seen_in_colour(name, mode):
     family, _ = make(name)
     picture = PIL.Image.fromarray(photo(1, 70, 50)).convert(mode)
     plain = PIL.Image.fromarray(load_rgb(picture, "k"))
-    examples = [tp.Conversations(B, [("image", each)], key="k") for each in (picture, plain)]
+    examples = [
+        tp.Conversations(said(name), [("image", each)], key="k") for each in (picture, plain)
+    ]
     mine, theirs = (family.load(example).media for example in examples)
     assert family.measure(examples[0]) == family.load(examples[0]).cost
     for key in theirs:

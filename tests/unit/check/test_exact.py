@@ -50,8 +50,8 @@ class OtherOrder(SmolVLM):
 class OwnSpelling(InternVL):
     def __init__(self, processor, chat=None):
         super().__init__(processor, chat)
-        write = self.writer.text
-        self.writer.text = lambda text: write(text.replace("cat", "dog"))
+        write = self.writer.texts
+        self.writer.texts = lambda texts: write([text.replace("cat", "dog") for text in texts])
 
 
 class NoOffset(Molmo2):

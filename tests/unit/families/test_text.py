@@ -1,5 +1,6 @@
 """What a family writes around media: as the chat template does, with its targets."""
 
+import numpy as np
 import pytest
 import treepack as tp
 from helpers.tiny_models import (
@@ -12,6 +13,7 @@ from helpers.tiny_models import (
     photo,
     record,
 )
+from helpers.zoo import build
 from treepack import errors, families
 from treepack.families.chat_format import CHATML, PLAIN, ChatFormat, ChatWriter, suitable_format
 from treepack.sources.conversations import Conversations
@@ -111,6 +113,22 @@ def test_plain_words_where_the_tokenizer_knows_no_chatml():
     tokens, labels, _, _ = writer.turns([("a", "b"), ("c", "d")], is_open=False)
     assert plain.decode(tokens) == "User: a\nAssistant:\nb<eos>\nUser: c\nAssistant:\nd"
     assert plain.decode([label for label in labels if label >= 0]) == "b<eos>d"
+
+
+@pytest.mark.parametrize("name", ["molmo2", "internvl"])
+def test_texts_at_once_are_each_as_alone(name):
+    family = families.find(build(name)[0])
+    said = ["A cat.", "", " ", "<|im_end|>", "Zwölf 漢字\n", "A cat.", "<IMG_CONTEXT><im_patch>"]
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    alone = [family.tokenizer.encode(text, **options) for text in said]
+    assert family.writer.texts(said) == alone
+    assert [family.writer.texts([text])[0] for text in said] == alone
+    pairs = [[(question, "ok")] for question in said]
+    together = family.load(tp.Conversations(pairs, [("image", photo(1))], key="k"))
+    for pair, branch in zip(pairs, together.children, strict=True):
+        (one,) = family.load(tp.Conversations([pair], [("image", photo(1))], key="k")).children
+        assert np.array_equal(branch.tokens, one.tokens)
+        assert np.array_equal(branch.labels, one.labels)
 
 
 def test_a_tokenizer_that_cannot_end_a_turn_is_rejected():
