@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +64,8 @@ def check_exact(
     Every token of every branch is compared, not only those that training would use.
 
     Args:
-        model: of transformers, prepared or not; it is left as it was, in its mode.
+        model: of transformers, prepared or not; it is left as it was. It runs in its mode, with
+            dropout switched off.
         family: of the model.
         examples: `Conversations` or conversation records, at least one. Two with several branches
             and several images say most.
@@ -110,7 +112,8 @@ class _Check:
         if not was_packed:
             prepare(self.model)
         try:
-            return self._compare(gradients)
+            with without_dropout(self.model):
+                return self._compare(gradients)
         finally:
             self.model.zero_grad()
             if not was_packed:
@@ -173,6 +176,19 @@ class _Check:
                 return _far(self._logits(path), logits)
         finally:
             self.model.set_attn_implementation(before)
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off in this block; two runs of a model with it never agree."""
+    active = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
+    for module in active:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in active:
+            module.train()
 
 
 def _kept(logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:

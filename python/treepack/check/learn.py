@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from treepack.check.exact import check_exact
+from treepack.check.exact import check_exact, without_dropout
 from treepack.errors import DataError, FamilyError
 from treepack.families.base import Family
 from treepack.families.by_processor import TYPES
@@ -85,6 +85,11 @@ def learn(processor: Any, model: nn.Module, chat: ChatFormat | None = None) -> F
         >>> family = tp.families.learn(processor, model)  # doctest: +SKIP
         >>> dataset = tp.PackedDataset(source, family=family, budgets=budgets)  # doctest: +SKIP
     """
+    with without_dropout(model):
+        return LearnedFamily(processor, _learn(processor, model, chat), chat)
+
+
+def _learn(processor: Any, model: nn.Module, chat: ChatFormat | None) -> Facts:
     learner = _Learner(processor, model, chat)
     facts = learner.bare()
     if hasattr(processor, "tokenizer"):
@@ -102,7 +107,7 @@ def learn(processor: Any, model: nn.Module, chat: ChatFormat | None = None) -> F
             facts = learner.with_mixed(learner.with_kind(facts, "video"))
     else:
         check_exact(model, LearnedFamily(processor, facts, chat), [_text()], gradients=False)
-    return LearnedFamily(processor, facts, chat)
+    return facts
 
 
 class _Learner:

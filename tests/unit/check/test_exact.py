@@ -135,6 +135,17 @@ def test_the_model_is_left_as_it_was(is_packed):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_dropout_is_switched_off_for_the_comparison():
+    processor, model = zoo.build("internvl")
+    model = copy.deepcopy(model).train()
+    model.model.multi_modal_projector.register_forward_hook(
+        lambda module, _, out: torch.nn.functional.dropout(out, 0.5, module.drop.training)
+    )
+    model.model.multi_modal_projector.drop = torch.nn.Dropout(0.5)
+    tp.testing.check_exact(model, families.find(processor), TWO)
+    assert model.model.multi_modal_projector.drop.training
+
+
 def test_in_bfloat16_the_error_is_held_against_that_of_a_plain_implementation():
     processor, model = zoo.build("internvl")
     low = copy.deepcopy(model).to(torch.bfloat16)
