@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from treepack.families import Family
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """An example on its way into a pool.
 
@@ -80,12 +80,14 @@ class Examples:
                 cost = dict(self._family(item).measure(item))
         except Exception as error:
             raise failed("measuring", arrival.name, error) from error
-        return replace(arrival, item=item), self._named(cost)
+        return Arrival(arrival.position, arrival.index, item), self._named(cost)
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
         # A state is JSON, which has no numbers of numpy.
         return {
-            name: value.item() if isinstance(value := cost[name], np.generic) else value
+            name: value.item()
+            if type(value := cost[name]) is not int and isinstance(value, np.generic)
+            else value
             for name in self.budgets
             if name in cost
         }

@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from treepack.dataset._settings import Settings
 from treepack.dataset.examples import Arrival, failed
 from treepack.dataset.iterables import Bookmark, IterableReader, ResumePoint, Splitter
 from treepack.errors import DataError
-from treepack.sources.protocol import draw, is_map_style
+from treepack.sources.protocol import OrderedSource, draw_evenly, is_map_style
 
 PATIENCE = 1_000
 """Unusable examples in succession that an endless source may have, however short it is."""
@@ -144,9 +145,11 @@ def _by_index(
     settings: Settings, points: Mapping[int, ResumePoint], virtual_shards: int
 ) -> dict[int, IndexedReader]:
     source, epochs = settings.source, settings.epochs
+    # Asked for each example: an abstract class is slow to ask for its instances.
+    chosen = source.draw if isinstance(source, OrderedSource) else partial(draw_evenly, source)
 
     def order(position: int) -> int:
-        return draw(source, position, settings.seed, settings.shuffle)
+        return chosen(position, settings.seed, settings.shuffle)
 
     end = None if epochs is None and len(source) else len(source) * (epochs or 1)
     return {

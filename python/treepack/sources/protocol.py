@@ -172,6 +172,11 @@ def draw(source: Any, position: int, seed: int, shuffle: bool) -> int:
     """
     if isinstance(source, OrderedSource):
         return source.draw(position, seed, shuffle)
+    return draw_evenly(source, position, seed, shuffle)
+
+
+def draw_evenly(source: Any, position: int, seed: int, shuffle: bool) -> int:
+    """The same for a source that has no order of its own."""
     n = len(source)
     epoch, place = divmod(position, n)
     return permute(place, n, seed, epoch) if shuffle else place
