@@ -31,7 +31,9 @@ TREES = [
     for n, c in ((300, 0), (900, 2), (2_000, 9), (4_000, 30), (7_000, 64))
 ]
 COSTS = [tree.cost for tree in TREES]
-LIMIT_US = 20.0
+TIMES_TORCH = 2.0
+"""What packing may take of an example, in times of what torch's own loader takes to fetch it."""
+
 HAND_OVER = 5.0
 PACKS = 300
 
@@ -100,14 +102,25 @@ def overhead(source: Any, position: int) -> tuple[float, float]:
     return statistics.median(examples), statistics.median(rows)
 
 
+def fetching(n: int = 5_000) -> float:
+    """Microseconds for each example that torch's own loader takes, which packs nothing."""
+    stream = iter(DataLoader(Ready(n), batch_size=None, shuffle=True))
+    next(stream)
+    start = time.perf_counter()
+    count = sum(1 for _ in stream)
+    return 1e6 * (time.perf_counter() - start) / count
+
+
 def report_overhead() -> None:
     print("\nOverhead over the user's decoding, us an example: draw, measure, pack, load, state;")
     print("beside it, us to lay out a row of 16,384 tokens and as many targets")
+    rival = statistics.median(fetching() for _ in range(5))
+    print(f"torch's DataLoader, shuffled, in this process, fetches the same in {rival:.1f} us")
     print(f"{'keys':>12}{'position':>14}{'loaded first':>16}{'measured first':>16}{'row':>8}")
     for keys, position in itertools.product((10**3, 10**7), (10**3, 10**9)):
         (loaded, _), (measured, row) = (overhead(kind(keys), position) for kind in SOURCES)
         print(f"{keys:>12,}{position:>14,}{loaded:>16.1f}{measured:>16.1f}{row:>8.0f}")
-        assert max(loaded, measured) <= LIMIT_US, f"over {LIMIT_US} us"
+        assert max(loaded, measured) <= TIMES_TORCH * rival, f"over {TIMES_TORCH} times torch"
 
 
 def report_resume() -> None:
