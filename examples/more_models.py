@@ -23,7 +23,7 @@ TOWER = {
 
 
 def internvl(texts: Iterable[str]) -> Setup:
-    """InternVL with tiles of 448 px, at most six an image, 256 tokens each."""
+    """InternVL with tiles of 224 px, at most four an image and a view of the whole."""
     tokens = {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -52,7 +52,7 @@ def internvl(texts: Iterable[str]) -> Setup:
 
 
 def gemma3(texts: Iterable[str]) -> Setup:
-    """Gemma 3: 256 tokens an image that see each other; every second layer has a window."""
+    """Gemma 3: 64 tokens an image that see each other; every second layer has a window."""
     tokens = {
         "image_token": "<image_soft_token>",
         "boi_token": "<start_of_image>",
