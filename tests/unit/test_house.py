@@ -104,7 +104,7 @@ def test_files_and_functions_fit_on_a_screen_or_two():
         if path.suffix == ".py":
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                    functions[path.name, node.name] = node.end_lineno - node.lineno + 1
+                    functions[path.name, node.name, node.lineno] = node.end_lineno - node.lineno + 1
     assert not {path: n for path, n in sizes.items() if n > LINES}
     assert not {name: n for name, n in functions.items() if n > FUNCTION_LINES}
 

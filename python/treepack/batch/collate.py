@@ -12,7 +12,7 @@ import torch
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
 from treepack.attention.arguments import checked_window
-from treepack.batch.layout import PREFIX, RowLayout
+from treepack.batch.layout import PREFIX, RowLayout, Targets
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
 from treepack.batch.stand_in import StandIn
@@ -104,27 +104,14 @@ def collate(
         >>> batch["position_ids"].tolist()
         [[0, 1, 2, 3, 4, 3, 4]]
     """
-    fill = vision_on_every_row
     row = RowLayout(trees, total)
-    filler = _fill_tokens(row.trees, family, fill)
+    filler = _fill_tokens(row.trees, family, vision_on_every_row)
     if total is None:
         row.total += len(filler)
     mode = bidirectional or (family.bidirectional if family else "none")
     mask, sliding_mask = row.masks(mode)
-    positions = mask.positions(row.root_positions())
     targets = row.targets(mask)
-    media = _media(row, family, fill)
-    arrays = {
-        "input_ids": row.input_ids(mask.total, filler)[None],
-        "position_ids": _position_ids(positions, family),
-        **media,
-        "logits_to_keep": targets.position,
-        "targets": targets.token[None],
-        "loss_weights": targets.weight[None],
-    }
-    batch = PackedBatch((name, _tensor(value)) for name, value in arrays.items())
-    batch["use_cache"] = False
-    batch.update((name, StandIn(name)) for name in ("attention_mask", "labels"))
+    batch = _inputs(row, mask, targets, family, filler, _media(row, family, vision_on_every_row))
     batch["treepack"] = PackedRow(
         mask,
         TreePlan.from_mask(mask),
@@ -137,6 +124,29 @@ def collate(
         sliding_mask,
         mode if row.has_images or mode == PREFIX else None,
     )
+    return batch
+
+
+def _inputs(
+    row: RowLayout,
+    mask: TreeMask,
+    targets: Targets,
+    family: CollateFamily | None,
+    filler: npt.NDArray[np.int64],
+    media: Mapping[str, Array],
+) -> PackedBatch:
+    """What the model is given beside the row itself; stand-ins for the mask and the labels."""
+    arrays = {
+        "input_ids": row.input_ids(mask.total, filler)[None],
+        "position_ids": _position_ids(mask.positions(row.root_positions()), family),
+        **media,
+        "logits_to_keep": targets.position,
+        "targets": targets.token[None],
+        "loss_weights": targets.weight[None],
+    }
+    batch = PackedBatch((name, _tensor(value)) for name, value in arrays.items())
+    batch["use_cache"] = False
+    batch.update((name, StandIn(name)) for name in ("attention_mask", "labels"))
     return batch
 
 

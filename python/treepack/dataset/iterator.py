@@ -34,6 +34,7 @@ from treepack.dataset.sharding import Ownership, next_shard, own
 from treepack.dataset.state import Iteration, Scope, ShardState, seal, shards_of, unsealed
 from treepack.dataset.virtual_shard import FATAL, VirtualShard
 from treepack.errors import BatchError, DatasetError, TreepackError
+from treepack.families.row_inputs import media_kinds
 from treepack.sources.protocol import is_map_style
 from treepack.tree import MessageTree
 
@@ -180,8 +181,7 @@ class PackIterator:
         """Reject a row on which the vision tower runs more or less often than on other ranks'."""
         if not self._is_undecided:
             return
-        given = {name for tree in trees for name in tree.media or ()}
-        kinds = [kind for kind, names in self._media_names.items() if given.intersection(names)]
+        kinds = sorted(media_kinds(trees, self._media_names))
         if len(kinds) != 1:
             rank, world = self._shard
             raise UndecidedError(

@@ -101,20 +101,22 @@ def make_state(
     scope: Scope,
     virtual_shards: int,
     shards: Iterable[ShardState] = (),
-    iteration: Iteration | None = None,
 ) -> dict[str, Any]:
-    """A state as users save it, or, with an iteration, as it travels with a batch."""
-    return seal(unsealed(fingerprint, scope, virtual_shards, shards, iteration))
+    """A state as users save it."""
+    return seal(unsealed(fingerprint, scope, virtual_shards, shards))
 
 
 def unsealed(
     fingerprint: Mapping[str, Any],
     scope: Scope,
     virtual_shards: int,
-    shards: Iterable[ShardState] = (),
+    shards: Iterable[ShardState],
     iteration: Iteration | None = None,
 ) -> dict[str, Any]:
-    """A state without its digest, which costs more than all else in it; see `seal`."""
+    """A state without its digest, which costs more than all else in it; see `seal`.
+
+    With an iteration it is that which travels with a batch.
+    """
     state = {
         "version": VERSION,
         "fingerprint": dict(fingerprint),

@@ -57,6 +57,11 @@ def grid_positions(types: Int64, grids: Mapping[int, Iterable[Sequence[float]]])
     return np.concatenate(pieces, axis=1)
 
 
+def on_three_axes(positions: Int64) -> Int64:
+    """Position ids int64 ``[3, 1, total]`` of a row, from its positions on three axes or on one."""
+    return np.broadcast_to(positions, (3, positions.shape[1]))[:, None].copy()
+
+
 class GridFamily(ProcessorFamily):
     """A family whose position ids have three axes.
 
@@ -94,7 +99,7 @@ class GridFamily(ProcessorFamily):
 
     def position_ids(self, positions: Int64) -> Int64:
         """Position ids int64 ``[3, 1, total]``."""
-        return np.broadcast_to(positions, (3, positions.shape[1]))[:, None].copy()
+        return on_three_axes(positions)
 
     def collate(
         self, trees: Sequence[MessageTree], total: int, fill: Any = False

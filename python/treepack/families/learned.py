@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from treepack.errors import DataError, FamilyError
 from treepack.families.base import Array, Int64, Seen
 from treepack.families.by_processor import ProcessorFamily
 from treepack.families.chat_format import ChatFormat
+from treepack.families.grids import on_three_axes
 from treepack.families.joins import Join
 from treepack.families.row_inputs import media_kinds
 from treepack.sources.conversations import Conversations, Medium
@@ -156,7 +155,7 @@ class LearnedFamily(ProcessorFamily):
         """Position ids as the model takes them: ``[1, total]``, or ``[A, 1, total]`` on axes."""
         if self.facts.positions is None:
             return positions
-        return np.broadcast_to(positions, (3, positions.shape[1]))[:, None].copy()
+        return on_three_axes(positions)
 
     def collate(
         self, trees: Sequence[MessageTree], total: int, fill: Any = False
