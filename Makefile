@@ -25,7 +25,8 @@ $(VENV)/.packages: pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(SOURCES)
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	@# pip would list every extra that it does not install.
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) PIP_QUIET=1 $(BIN)/maturin develop --release --quiet
 	@touch $@
 
 demo: setup  ## train a small real VLM architecture on packed message trees
