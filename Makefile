@@ -19,7 +19,7 @@ $(VENV)/.packages: pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	    e = p["optional-dependencies"]; \
-	    print(*p["dependencies"], *(r for n in ("hf", "viz", "video", "demo", "dev") for r in e[n] if not r.startswith("treepack")), sep="\n")' \
+	    print(*p["dependencies"], *(r for n in ("hf", "hybrid", "viz", "video", "demo", "dev") for r in e[n] if not r.startswith("treepack")), sep="\n")' \
 	    > $(VENV)/requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r $(VENV)/requirements.txt
 	touch $@

@@ -19,6 +19,7 @@ from treepack.families.by_processor import TYPES
 from treepack.families.chat_format import ChatFormat
 from treepack.families.joins import Join, join
 from treepack.families.learned import Facts, LearnedFamily
+from treepack.hf.model import is_packed, prepare, restore
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.media import cut
 from treepack.sources.records.base import Turn
@@ -85,6 +86,9 @@ def learn(processor: Any, model: nn.Module, chat: ChatFormat | None = None) -> F
         >>> family = tp.families.learn(processor, model)  # doctest: +SKIP
         >>> dataset = tp.PackedDataset(source, family=family, budgets=budgets)  # doctest: +SKIP
     """
+    if not is_packed(model):
+        # A model that is rejected, or a missing package, is no fact about the processor.
+        restore(prepare(model))
     with without_dropout(model):
         return LearnedFamily(processor, _learn(processor, model, chat), chat)
 

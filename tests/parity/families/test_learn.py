@@ -96,6 +96,15 @@ def test_what_is_not_exact_is_no_family():
         families.learn(processor, model)
 
 
+def test_a_model_that_cannot_be_prepared_is_rejected_before_its_processor_is_asked():
+    from helpers.text_rows import stock_model
+
+    model = stock_model("qwen3")
+    model.set_output_embeddings(None)
+    with pytest.raises(errors.AttentionError, match="head"):
+        families.learn(object(), model)
+
+
 def test_what_was_not_proved_is_rejected():
     family, _, _ = learn("perception_lm")
     with pytest.raises(errors.DataError, match="'pair' has 2 media of the kind 'image'"):
