@@ -21,7 +21,7 @@ $(VENV)/.packages: pyproject.toml
 	    e = p["optional-dependencies"]; \
 	    print(*p["dependencies"], *(r for n in ("hf", "hybrid", "viz", "video", "demo", "dev") for r in e[n] if not r.startswith("treepack")), sep="\n")' \
 	    > $(VENV)/requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r $(VENV)/requirements.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r $(VENV)/requirements.txt
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(SOURCES)

@@ -50,8 +50,11 @@ def test_at_every_step_with_workers(source, workers, start):
 
 
 def test_with_spawned_workers():
-    stream = dataset(n=40, virtual_shards=2)
-    assert check_resume_everywhere(stream, num_workers=1, context="spawn", every=8) == 2
+    stream, after = (dataset(n=40, virtual_shards=2) for _ in range(2))
+    first = read(stream, 5, workers=1, start="spawn")
+    after.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    rest = read(after, workers=1, start="spawn")
+    assert first + rest == read(dataset(n=40, virtual_shards=2))
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (2, 4), (4, 1)])
@@ -61,10 +64,11 @@ def test_the_number_of_workers_may_change(source, before, after):
     check_resume_everywhere(stream, num_workers=before, resume_workers=after, every=7)
 
 
-def read(stream, n=None, workers=0):
+def read(stream, n=None, workers=0, start=None):
     """Keys of the next packs, marked as consumed."""
     keys = []
-    for batch in itertools.islice(DataLoader(stream, batch_size=None, num_workers=workers), n):
+    loader = DataLoader(stream, batch_size=None, num_workers=workers, multiprocessing_context=start)
+    for batch in itertools.islice(loader, n):
         stream.consumed(batch)
         keys.append(batch["treepack"].keys)
     return keys

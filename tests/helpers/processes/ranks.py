@@ -37,6 +37,8 @@ def _main(rank, world, folder, function, arguments):
     from datetime import timedelta
 
     torch.set_num_threads(1)
+    # As in a script on Linux: a process of the server would start one more server for its workers.
+    mp.set_start_method("fork", force=True)
     place = {"rank": rank, "world_size": world, "timeout": timedelta(seconds=SECONDS)}
     join = functools.partial(
         dist.init_process_group, "gloo", init_method=f"file://{folder}/store", **place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
 import sys
@@ -84,7 +85,20 @@ def long_windows(n=100_000):
     ask("long", lambda: window_plan(mask, n // 10))
 
 
+def in_a_fork(work):
+    """Each piece has memory of its own, and what it needs is imported once for all."""
+    print("begin", work.__name__, flush=True)
+    child = os.fork()
+    if not child:
+        limit(1024)
+        work()
+        print("alive", flush=True)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.exit(f"{work.__name__} ended with {os.waitstatus_to_exitcode(status)}")
+
+
 if __name__ == "__main__":
-    limit(1024)
-    {"long_row": long_row, "many_nodes": many_nodes, "long_windows": long_windows}[sys.argv[1]]()
-    print("alive")
+    for work in (long_row, many_nodes, long_windows):
+        in_a_fork(work)

@@ -1,4 +1,4 @@
-"""Trains two models side by side under torchrun: train_ranks FOLDER WORKERS STEPS DIE_AT.
+"""Trains two models side by side; under torchrun: train_ranks FOLDER WORKERS STEPS DIE_AT.
 
 Each step has two packs, whatever the number of ranks. A checkpoint follows each; at step DIE_AT
 rank 0 is killed in the middle.
@@ -100,10 +100,9 @@ def train(job, model, world, workers, steps):
             return
 
 
-def main(folder, workers, steps, die_at):
+def train_all(folder, workers, steps, die_at=0):
+    """Train the models side by side, in the process group that there is."""
     warnings.filterwarnings("ignore", "This DataLoader will create")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
     loops = []
     for name in MODELS:
         job = Job(folder, dist.get_rank(), name)
@@ -112,6 +111,12 @@ def main(folder, workers, steps, die_at):
     for at in itertools.zip_longest(*loops):
         if die_at in at and dist.get_rank() == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder, workers, steps, die_at):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    train_all(folder, workers, steps, die_at)
     dist.barrier()
     dist.destroy_process_group()
 
