@@ -10,12 +10,13 @@ import torch
 import torch.distributed as dist
 
 from treepack.batch import PackedBatch
+from treepack.batch.statistics import Statistics
 from treepack.dataset._settings import Settings
 from treepack.dataset.sharding import Introduction, check_introductions
 from treepack.dataset.state import merge
 from treepack.errors import DatasetError, StateError
 
-__all__ = ["gather_state", "steps"]
+__all__ = ["Statistics", "gather_state", "steps"]
 
 PATIENCE = 1_000
 """Steps in succession without weight after which the data must be wrong."""

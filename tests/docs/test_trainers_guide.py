@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "trainers.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-LOOP, TRAINER, ACCELERATE, EVALUATION, GENERATION, TREES, PREFERENCES = BLOCKS
+LOOP, STATISTICS, TRAINER, ACCELERATE, EVALUATION, GENERATION, TREES, PREFERENCES = BLOCKS
 RATE = 0.1
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -85,6 +86,18 @@ def test_the_loop_goes_on_from_its_checkpoint():
     exec(LOOP, rest)
     assert rest["step"] == stopped["step"] - 3
     assert_same(rest["model"], trained())
+
+
+def test_statistics_reach_the_loggers():
+    logged, written = [], []
+    loggers = {
+        "wandb": SimpleNamespace(log=lambda report, step: logged.append((step, report))),
+        "writer": SimpleNamespace(add_scalar=lambda *scalar: written.append(scalar)),
+        "loader": make_data(200),
+    }
+    exec(STATISTICS, names(**loggers))
+    assert [step for step, _ in logged] == list(range(9, 10 * len(logged), 10)) != []
+    assert written == [(name, x, step) for step, report in logged for name, x in report.items()]
 
 
 def training_arguments(folder, **options):

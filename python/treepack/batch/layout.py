@@ -203,7 +203,7 @@ class RowLayout:
             "padding": mask.total - mask.used,
             "attention_pairs": mask.area,
         }
-        fill = {f"fill/{name}": costs.get(name, 0) / size for name, size in (budgets or {}).items()}
+        fill = {f"fill_{name}": costs.get(name, 0) / size for name, size in (budgets or {}).items()}
         return {
             **{name: float(value) for name, value in {**counts, **costs}.items()},
             **fill,

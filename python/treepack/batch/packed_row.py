@@ -31,7 +31,9 @@ class PackedRow:
         mask: the `TreeMask` of the row.
         plan: the mask as attention calls, on the device of the row.
         keys: keys of the examples, in the order of the row.
-        stats: numbers for a logger, by name: fill of each budget, examples, branches, targets.
+        stats: numbers of this row by name: how full each budget is (``fill_tokens``), examples,
+            branches, targets; `treepack.train.Statistics` sums them up for a logger.
+        waits: for each example, how many packs it waited in its pool; empty without one.
         target_counts: int64 ``[nodes]``, targets of each node of the mask.
         roles: what each node of the mask is to a loss, such as ``"chosen"``, or ``None``; ``None``
             for the whole row if no node has a role.
@@ -70,6 +72,7 @@ class PackedRow:
         "sliding_mask",
         "stats",
         "target_counts",
+        "waits",
     )
 
     def __init__(
@@ -84,6 +87,7 @@ class PackedRow:
         roles: Sequence[str | None] | None = None,
         sliding_mask: TreeMask | None = None,
         bidirectional: str | None = None,
+        waits: Sequence[int] = (),
     ) -> None:
         self.mask = mask
         self.plan = plan
@@ -96,6 +100,7 @@ class PackedRow:
         self.roles = None if roles is None else tuple(roles)
         self.sliding_mask = sliding_mask
         self.bidirectional = bidirectional
+        self.waits = list(waits)
         # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
         # By window, ``None`` for the whole row; not moved with the row, but made anew.
@@ -209,7 +214,7 @@ class PackedRow:
 
     def _arguments(self, plan: TreePlan, windows: Mapping[int, TreePlan]) -> tuple[Any, ...]:
         told = (self.keys, self.stats, self._state)
-        about = (self.target_counts, self.roles, self.sliding_mask, self.bidirectional)
+        about = (self.target_counts, self.roles, self.sliding_mask, self.bidirectional, self.waits)
         return (self.mask, plan, *told, windows, *about)
 
     def __repr__(self) -> str:

@@ -224,7 +224,9 @@ class PackIterator:
             vision_on_every_row=settings.vision_on_every_row or False,
             state=partial(seal, self._unsealed(self.iteration)) if self._can_resume else None,
         )
-        batch["treepack"].stats.update(shard.stats())
+        row = batch["treepack"]
+        row.stats.update(shard.stats())
+        row.waits = list(shard.waits)
         return batch
 
     def _scope(self) -> Scope:

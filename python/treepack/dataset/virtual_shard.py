@@ -46,6 +46,7 @@ class VirtualShard:
         skipped: examples that failed and were counted.
         has_ended: whether nothing is left.
         leaving: failures in succession of selected examples.
+        waits: how many packs each example of the latest pack waited.
     """
 
     def __init__(self, index: int, reader: Reader, examples: Examples, policy: Policy) -> None:
@@ -66,8 +67,7 @@ class VirtualShard:
         self._loaded: list[tuple[Arrival, Cost, MessageTree]] = []
         # Examples whose cost was not as measured; they are pushed before any new one.
         self._requeued: deque[tuple[Arrival, Cost]] = deque()
-        # Of the latest pack, for the statistics of its row.
-        self._waits: list[int] = []
+        self.waits: list[int] = []
 
     def next_pack(self) -> list[MessageTree] | None:
         """The trees of the next pack, or ``None`` when the shard is used up.
@@ -93,8 +93,9 @@ class VirtualShard:
         """Numbers about the pool and about what did not make it into a pack."""
         counters = self._packer.counters
         return {
+            "shard": float(self.index),
             "pool": float(len(self._packer)),
-            "wait_max": float(max(self._waits, default=0)),
+            "wait_max": float(max(self.waits, default=0)),
             "dropped": float(counters["dropped"]),
             "alone": float(counters["alone"]),
             "skipped": float(self.skipped),
@@ -120,7 +121,7 @@ class VirtualShard:
             costs=packer["costs"],
             pending=pending,
             requeued=requeued,
-            waits=self._waits,
+            waits=self.waits,
             bookmark=self._reader.bookmark(min(positions, default=self._reader.position)),
         )
 
@@ -140,7 +141,7 @@ class VirtualShard:
             self._held[entry[0]] = self._recall(entry)
         self._requeued.extend(map(self._recall, state.requeued))
         self._selected.extend(entry[0] for entry in state.pending)
-        self._waits = list(state.waits)
+        self.waits = list(state.waits)
         self.packs, self.skipped = state.packs, state.skipped
 
     def skip(self, error: TreepackError, streak: Streak, examples: int = 1) -> None:
@@ -178,7 +179,7 @@ class VirtualShard:
         if pack is None:
             return False
         self._selected.extend(pack.keys)
-        self._waits = list(pack.waits)
+        self.waits = list(pack.waits)
         return True
 
     def _push(self) -> Any:

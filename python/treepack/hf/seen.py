@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
 
+from treepack.batch import PackedBatch
+from treepack.batch.statistics import Statistics
 from treepack.errors import DatasetError
 
 log = logging.getLogger("treepack")
@@ -18,24 +18,19 @@ class Seen:
 
     def __init__(self) -> None:
         self._examples = 0.0
-        # Sums of the statistics since they were logged last, and of how many packs.
-        self._sums: Counter[str] = Counter()
-        self._packs = 0
+        self._statistics = Statistics()
 
-    def add(self, stats: Mapping[str, float]) -> None:
-        """Count a pack, given its statistics."""
-        self._examples += stats.get("examples", 0.0)
-        self._sums.update(stats)
-        self._packs += 1
+    def add(self, pack: PackedBatch) -> None:
+        """Count a pack."""
+        self._examples += pack["treepack"].stats.get("examples", 0.0)
+        self._statistics.add(pack)
 
     def complete(self, logs: dict[str, float]) -> None:
-        """Add to what a trainer logs: means beside a loss, examples instead of rows at the end."""
+        """Add to what a trainer logs: statistics beside a loss, examples, not rows, at the end."""
         if RATE in logs and logs.get("train_runtime"):
             logs[RATE] = round(self._examples / logs["train_runtime"], 3)
-        if "loss" in logs and self._packs:
-            logs.update({f"row/{name}": total / self._packs for name, total in self._sums.items()})
-            self._sums.clear()
-            self._packs = 0
+        if "loss" in logs:
+            logs.update(self._statistics.report())
 
     def check_end(self, step: int, max_steps: int) -> None:
         """Tell that the data ended before the training.

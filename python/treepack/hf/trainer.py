@@ -111,7 +111,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: PackedBatch, *rest: Any, **options: Any) -> Any:
         """Forward and backward of one pack, which is moved to the device as a whole."""
-        self._seen.add(inputs["treepack"].stats)
+        self._seen.add(inputs)
         return super().training_step(model, inputs.to(self.args.device), *rest, **options)
 
     def compute_loss(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
@@ -126,9 +126,9 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         return super().compute_loss(model, inputs, *rest, **options)
 
     def log(self, logs: dict[str, float], *rest: Any, **options: Any) -> None:
-        """Log as ``Trainer`` does, with the means of the packs' statistics since the last time.
+        """Log as ``Trainer`` does, with `treepack.train.Statistics` of the packs of this rank.
 
-        They come beside a loss, as ``row/fill/tokens``, ``row/examples`` and so on, of this rank.
+        They come beside a loss, as ``treepack/fill_tokens``, ``treepack/packing_ratio`` and so on.
         ``train_samples_per_second`` counts examples of this rank.
         """
         self._seen.complete(logs)

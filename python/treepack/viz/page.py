@@ -129,9 +129,9 @@ def _facts(row: Contents) -> str:
 
 def _budgets(row: Contents) -> str:
     fills = {
-        name.removeprefix("fill/"): value
+        name.removeprefix("fill_"): value
         for name, value in row.stats.items()
-        if name.startswith("fill/")
+        if name.startswith("fill_")
     }
     bars = "".join(
         f"<span>{escape(name)}</span>"

@@ -41,7 +41,7 @@ def test_targets_follow_the_tree():
 
 def test_stats_say_how_full_the_row_is():
     stats = make_batch(total=12, budgets={"tokens": 12})["treepack"].stats
-    assert stats["fill/tokens"] == 9 / 12
+    assert stats["fill_tokens"] == 9 / 12
     assert (stats["examples"], stats["branches"], stats["targets"]) == (2, 3, 5)
     assert stats["padding"] == 3
     assert all(isinstance(value, float) for value in stats.values())

@@ -107,7 +107,7 @@ def test_costs_are_added_up_and_a_budget_that_nothing_uses_is_empty():
     trees.append(tp.MessageTree([1]))
     stats = tp.collate(trees, budgets={"crops": 10, "frames": 4})["treepack"].stats
     assert (stats["crops"], stats["tokens"]) == (5, 6)
-    assert (stats["fill/crops"], stats["fill/frames"]) == (0.5, 0)
+    assert (stats["fill_crops"], stats["fill_frames"]) == (0.5, 0)
     assert stats["attention_pairs"] == 3 + 6 + 1
 
 

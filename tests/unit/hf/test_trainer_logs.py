@@ -34,11 +34,13 @@ def train(tmp_path, source, **options):
     return trainer, trainer.train()
 
 
-def test_logs_hold_the_means_of_the_rows_and_examples_are_counted(tmp_path):
+def test_logs_hold_the_statistics_of_the_rows_and_examples_are_counted(tmp_path):
     trainer, result = train(tmp_path, data(8))
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(logs) == 4
-    assert all(entry["row/fill/tokens"] == 1.0 and entry["row/examples"] == 2.0 for entry in logs)
+    assert all(entry["treepack/fill_tokens"] == 1.0 for entry in logs)
+    assert all(entry["treepack/packing_ratio"] == 2.0 for entry in logs)
+    assert [entry["treepack/rows_total"] for entry in logs] == [1, 2, 3, 4]
     runtime = result.metrics["train_runtime"]
     assert result.metrics["train_samples_per_second"] == pytest.approx(8 / runtime, abs=1e-3)
 
