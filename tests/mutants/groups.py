@@ -54,7 +54,7 @@ GROUPS = {
         cases=0.2,
     ),
     "dataset": Group(
-        ("dataset/*.py",),
+        ("dataset/*.py", "dataset/shards/*.py"),
         (
             "tests/unit/dataset/*.py",
             "tests/dataset/*.py",

@@ -3,7 +3,7 @@
 The iterator in numbered steps; `PackIterator.__next__` is the loop:
 
 1. At the start, or at a state: find out which virtual shards are ours (sharding.py), make a reader,
-   a packer and a pool for each (readers.py, virtual_shard.py), and restore those in the state.
+   a packer and a pool for each (shards/), and restore those in the state.
 2. The shard that has given fewest packs is next; of several, the one with the smallest number.
 3. It reads, measures and pushes examples until its packer lets a pack go, and loads that pack.
    With nothing left, it ends, and step 2 goes on without it.
@@ -27,12 +27,13 @@ from torch.utils.data import get_worker_info
 
 from treepack.batch import PackedBatch, collate
 from treepack.dataset._settings import Settings
-from treepack.dataset.examples import Examples
-from treepack.dataset.iterables import ResumePoint
-from treepack.dataset.readers import make_readers
 from treepack.dataset.sharding import Ownership, next_shard, own
+from treepack.dataset.shards.base import FATAL, Shard
+from treepack.dataset.shards.examples import Examples
+from treepack.dataset.shards.iterables import ResumePoint
+from treepack.dataset.shards.readers import make_readers
+from treepack.dataset.shards.virtual_shard import VirtualShard
 from treepack.dataset.state import Iteration, Scope, ShardState, seal, shards_of, unsealed
-from treepack.dataset.virtual_shard import FATAL, VirtualShard
 from treepack.errors import BatchError, DatasetError, TreepackError
 from treepack.families.row_inputs import media_kinds
 from treepack.sources.protocol import is_map_style
@@ -161,7 +162,7 @@ class PackIterator:
                 return batch
         raise StopIteration
 
-    def _note_before(self, shard: VirtualShard) -> None:
+    def _note_before(self, shard: Shard) -> None:
         if self._can_resume:
             state = self._states.pop(shard.index) if shard.index in self._states else None
             self._before = {shard.index: state or shard.state()}
@@ -194,7 +195,7 @@ class PackIterator:
                 "projector frozen, under FSDP with both frozen and not sharded by themselves"
             )
 
-    def _collate_or_skip(self, trees: list[MessageTree], shard: VirtualShard) -> PackedBatch | None:
+    def _collate_or_skip(self, trees: list[MessageTree], shard: Shard) -> PackedBatch | None:
         try:
             return self._collate(trees, shard)
         except FATAL:
@@ -207,7 +208,7 @@ class PackIterator:
             self._states.pop(shard.index, None)
             return None
 
-    def _collate(self, trees: list[MessageTree], shard: VirtualShard) -> PackedBatch:
+    def _collate(self, trees: list[MessageTree], shard: Shard) -> PackedBatch:
         settings, total = self.settings, None
         if settings.pad_to_budget:
             # A row of one oversize example may be longer.

@@ -7,7 +7,7 @@ import pytest
 import treepack as tp
 from helpers.tree_sources import BUDGETS, MeasuredTrees, Trees
 from treepack import errors
-from treepack.dataset.examples import Arrival, CostMismatchError, Examples, failed
+from treepack.dataset.shards.examples import Arrival, CostMismatchError, Examples, failed
 
 
 def tree(n=3, **options):

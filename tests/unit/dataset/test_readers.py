@@ -10,7 +10,7 @@ import treepack as tp
 from helpers.cases import cases
 from helpers.tree_sources import BUDGETS, SavedStream, Trees, WholeSavedStream, tree_of
 from treepack import errors
-from treepack.dataset.iterables import (
+from treepack.dataset.shards.iterables import (
     BOOKMARK_EVERY,
     Bookmark,
     BookmarkedIterable,
@@ -19,7 +19,7 @@ from treepack.dataset.iterables import (
     Splitter,
     Unreadable,
 )
-from treepack.dataset.readers import make_readers
+from treepack.dataset.shards.readers import make_readers
 from treepack.sources.protocol import draw
 
 

@@ -9,8 +9,8 @@ import treepack as tp
 from helpers.simulated.workers import batches
 from helpers.tree_sources import BUDGETS, MeasuredTrees, dataset, tree_of
 from treepack import errors
+from treepack.dataset.shards.base import BarrenSourceError, Streak
 from treepack.dataset.state import shards_of
-from treepack.dataset.virtual_shard import BarrenSourceError, Streak
 from treepack.testing import assert_batches_equal
 
 

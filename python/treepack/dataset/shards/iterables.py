@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from treepack.dataset._torch_internals import hidden_worker_info
-from treepack.dataset.examples import Arrival, failed
+from treepack.dataset.shards.examples import Arrival, failed
 from treepack.dataset.state import ShardState
 from treepack.errors import DataError, DatasetError, StateError
 

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from dataclasses import replace
 from typing import Any
 
 from treepack.dataset._settings import Policy
-from treepack.dataset.examples import Arrival, CostMismatchError, Examples
-from treepack.dataset.iterables import BrokenSourceError
-from treepack.dataset.readers import Reader
+from treepack.dataset.shards.base import FATAL, Shard, Streak
+from treepack.dataset.shards.examples import Arrival, CostMismatchError, Examples
+from treepack.dataset.shards.readers import Reader
 from treepack.dataset.state import ShardState
-from treepack.errors import DatasetError, StateError, TreepackError
+from treepack.errors import TreepackError
 from treepack.tree import MessageTree
 
 Cost = dict[str, int]
 
-log = logging.getLogger("treepack")
 
-
-class BarrenSourceError(DatasetError):
-    """An endless stream of examples of which none can be used."""
-
-
-FATAL = (BarrenSourceError, BrokenSourceError, StateError)
-"""Errors that belong to no single example: skipping one would not help."""
-
-
-class VirtualShard:
+class VirtualShard(Shard):
     """Pushes examples into a packer until it gives a pack, then loads what the pack names.
 
     An example is read, measured, pushed (now it is *held*), *selected* by a pack, *loaded* and
@@ -41,25 +30,14 @@ class VirtualShard:
         examples: measures and loads them.
         policy: how to pack.
 
-    Attributes:
-        packs: how many were handed out.
-        skipped: examples that failed and were counted.
-        has_ended: whether nothing is left.
-        leaving: failures in succession of selected examples.
-        waits: how many packs each example of the latest pack waited.
+    Attributes: those of `Shard`.
     """
 
     def __init__(self, index: int, reader: Reader, examples: Examples, policy: Policy) -> None:
-        self.index = index
-        self.packs = 0
-        self.skipped = 0
-        self.has_ended = False
-        self.leaving = Streak(reader.patience)
+        super().__init__(index, reader, policy)
         self._arriving = Streak(reader.patience)
-        self._reader = reader
         self._reader_has_ended = False
         self._examples = examples
-        self._policy = policy
         self._packer = policy.make_packer()
         # By position: the examples in the packer, and those selected that are not loaded yet.
         self._held: dict[int, tuple[Arrival, Cost]] = {}
@@ -67,7 +45,6 @@ class VirtualShard:
         self._loaded: list[tuple[Arrival, Cost, MessageTree]] = []
         # Examples whose cost was not as measured; they are pushed before any new one.
         self._requeued: deque[tuple[Arrival, Cost]] = deque()
-        self.waits: list[int] = []
 
     def next_pack(self) -> list[MessageTree] | None:
         """The trees of the next pack, or ``None`` when the shard is used up.
@@ -144,13 +121,6 @@ class VirtualShard:
         self.waits = list(state.waits)
         self.packs, self.skipped = state.packs, state.skipped
 
-    def skip(self, error: TreepackError, streak: Streak, examples: int = 1) -> None:
-        """Count examples that failed; log a line when there are 1, 2, 4, 8, ... of them."""
-        before, self.skipped = self.skipped, self.skipped + examples
-        if before.bit_length() < self.skipped.bit_length():
-            log.warning("%s (%d skipped in virtual shard %d)", error, self.skipped, self.index)
-        streak.add(error, examples)
-
     def _entry(self, arrival: Arrival, cost: Cost) -> list[int]:
         """An example in a state: its position and its costs."""
         return [arrival.position, *(cost[name] for name in self._policy.budgets)]
@@ -222,37 +192,3 @@ class VirtualShard:
                     self._failed(error)
             except TreepackError as error:
                 self._failed(error)
-
-    def _failed(self, error: TreepackError) -> None:
-        if not self._policy.skips:
-            raise error
-        self.skip(error, self.leaving)
-
-
-class Streak:
-    """Counts failures in succession, so that an endless stream of them comes to an end.
-
-    Args:
-        limit: how many are tolerated.
-    """
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self.length = 0
-
-    def add(self, reason: object, examples: int = 1) -> None:
-        """Count failures.
-
-        Raises:
-            BarrenSourceError: there are more than the limit.
-        """
-        self.length += examples
-        if self.length > self.limit:
-            raise BarrenSourceError(
-                f"{self.length} examples in succession were skipped or dropped, and the stream has "
-                f"no end; the last: {reason}"
-            )
-
-    def end(self) -> None:
-        """Start counting anew: an example worked."""
-        self.length = 0

@@ -20,8 +20,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from treepack.dataset._settings import Settings
-from treepack.dataset.examples import Arrival, failed
-from treepack.dataset.iterables import Bookmark, IterableReader, ResumePoint, Splitter
+from treepack.dataset.shards.examples import Arrival, failed
+from treepack.dataset.shards.iterables import Bookmark, IterableReader, ResumePoint, Splitter
 from treepack.errors import DataError
 from treepack.sources.protocol import OrderedSource, draw_evenly, is_map_style
 

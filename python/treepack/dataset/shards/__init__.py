@@ -1,0 +1,1 @@
+"""The way of an example from its source into a pack, for one virtual shard."""
