@@ -13,6 +13,7 @@ import numpy as np
 
 from treepack._core import Packer
 from treepack.dataset.sharding import Introduction, SentShard, find_shard
+from treepack.dataset.shards.given import GivenPacks
 from treepack.errors import BudgetError, DatasetError
 from treepack.sources.protocol import OrderedSource, is_map_style
 
@@ -79,6 +80,8 @@ class Settings:
         why_not_resumable: why the stream has no state to save, or ``None``.
         source_start: state of an iterable at its first example.
         sent_shard: what the process that started this one knew of its shard.
+        packs: that were made before, or ``None``.
+        epoch: number of the first one, from which orders are drawn.
     """
 
     source: Any
@@ -98,6 +101,8 @@ class Settings:
     why_not_resumable: str | None
     source_start: Any
     sent_shard: SentShard | None = None
+    packs: GivenPacks | None = None
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs != 1 and not is_map_style(self.source):
@@ -145,12 +150,16 @@ class Settings:
             kind = _shorten(repr(source))
         elif is_map_style(source):
             kind = f"{len(source)} examples"
+        more: dict[str, Any] = {"epoch": self.epoch} if self.epoch else {}
+        if self.packs is not None:
+            more["packs"] = self.packs.digest
         return {
             "source": kind,
             "seed": self.seed,
             "shuffle": self.shuffle,
             "family": self.family.name if self.family else "",
             "packer": self.policy.make_packer().state()["fingerprint"],
+            **more,
         }
 
 
@@ -266,6 +275,13 @@ def check_windows(windows: Any) -> tuple[int, ...]:
     return found
 
 
+def check_epoch(value: int) -> int:
+    """The number of an epoch."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise DatasetError(f"epoch must be an integer of 0 or more, got {value!r}")
+    return int(value)
+
+
 def check_seed(value: int) -> int:
     """A seed of 64 bits."""
     if not isinstance(value, (int, np.integer)) or not 0 <= value < 1 << 64:
@@ -281,6 +297,40 @@ def check_table(costs: Any) -> CostTable:
         )
     table: CostTable = costs
     return table
+
+
+def check_packs(packs: Any, source: Any, requeues: bool) -> GivenPacks | None:
+    """Packs that were made before, of the examples of this source.
+
+    Raises:
+        DatasetError: they are something else; or settings that packing on the fly alone has.
+    """
+    if packs is None:
+        return None
+    if not is_map_style(source):
+        raise DatasetError(
+            f"packs name examples by index, and {type(source).__name__} is not read by index; give "
+            "the source __len__ and __getitem__"
+        )
+    if requeues:
+        raise DatasetError(
+            'on_cost_mismatch="requeue" needs a pool to wait in, and packs= has none; leave it out'
+        )
+    return GivenPacks(packs, len(source))
+
+
+def check_budgets(budgets: Any, packs: GivenPacks | None) -> dict[str, int]:
+    """The budgets, by default those that the packs were made for.
+
+    Raises:
+        BudgetError: there are none.
+        DatasetError: not a dict.
+    """
+    if budgets is None:
+        budgets = packs and packs.budgets
+        if not budgets:
+            raise BudgetError('budgets are missing; pass budgets={"tokens": 16_384}, say')
+    return check_dict("budgets", budgets)
 
 
 def is_one_of(name: str, value: str, special: str) -> bool:

@@ -14,8 +14,10 @@ from treepack.batch import PackedBatch
 from treepack.dataset._settings import (
     Policy,
     Settings,
-    check_dict,
+    check_budgets,
+    check_epoch,
     check_fill,
+    check_packs,
     check_seed,
     check_table,
     check_windows,
@@ -28,9 +30,10 @@ from treepack.dataset._settings import (
 from treepack.dataset._torch_internals import is_spawning
 from treepack.dataset._workers import check_caller
 from treepack.dataset.progress import Progress
+from treepack.dataset.resumable import Resumable
 from treepack.dataset.sharding import check_shard
-from treepack.errors import StateError
-from treepack.sources.protocol import check_source, find_start
+from treepack.errors import DatasetError
+from treepack.sources.protocol import check_source, find_start, is_map_style
 
 if TYPE_CHECKING:
     from treepack.families import Family
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from treepack.tree import MessageTree
 
 
-class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
+class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[misc]
     """Packs a source of examples into rows that fill every budget.
 
     The stream is cut into ``V`` virtual shards: position ``p`` of the seeded order belongs to shard
@@ -52,7 +55,10 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             `MessageTree`, or, with a processor, `Conversations` or records. What else it may offer,
             such as ``measure(i)``, is written down in ``treepack.sources.protocol``.
         budgets: capacity of a row by name, each in a unit of its own, such as
-            ``{"tokens": 16_384, "crops": 128}``.
+            ``{"tokens": 16_384, "crops": 128}``; by default those of ``packs``.
+        packs: packs made before, by `treepack.pack`; their rows come in the seeded order, anew in
+            each epoch, or with ``shuffle=False`` in their own. Nothing waits in a pool,
+            ``pool_size`` and ``packer`` have no effect, and ``len(dataset)`` is known.
         costs: costs known in advance, from ``treepack.costs``: the source then needs no
             ``measure``, and its examples are loaded when they have been selected.
         processor: Hugging Face processor of the model; it selects the model family.
@@ -124,7 +130,8 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         self,
         source: Any,
         *,
-        budgets: Mapping[str, int],
+        budgets: Mapping[str, int] | None = None,
+        packs: Any = None,
         costs: CostTable | None = None,
         processor: Any = None,
         family: str | Family | None = None,
@@ -149,7 +156,9 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         check_source(source)
         if costs is not None:
             source = check_table(costs).attach(source)
-        budgets = check_dict("budgets", budgets)
+        requeues = is_one_of("on_cost_mismatch", on_cost_mismatch, "requeue")
+        given = check_packs(packs, source, requeues)
+        budgets = check_budgets(budgets, given)
         found = find_family(processor, family, chat, budgets)
         fill = check_fill(vision_on_every_row, found)
         why_not_resumable, source_start = find_start(source)
@@ -160,7 +169,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
                 packed_budgets(budgets, found, fill),
                 packer_settings(pool_size, oversize, packer),
                 skips=is_one_of("on_error", on_error, "skip"),
-                requeues=is_one_of("on_cost_mismatch", on_cost_mismatch, "requeue"),
+                requeues=requeues,
             ),
             family=found,
             shard=None if shard is None else check_shard(shard),
@@ -175,6 +184,7 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
             transform=transform,
             why_not_resumable=why_not_resumable,
             source_start=source_start,
+            packs=given,
         )
         self._progress = Progress(self.settings)
 
@@ -207,147 +217,54 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         """``V``, or ``None`` for ranks times workers."""
         return self.settings.virtual_shards
 
-    @property
-    def why_not_resumable(self) -> str | None:
-        """Why the stream has no state to save, or ``None`` if it has one."""
-        return self.settings.why_not_resumable
+    def set_epoch(self, epoch: int) -> None:
+        """Draw orders from an epoch on, in the next iterations; samplers of torch have the same.
+
+        A dataset of ``epochs=1`` gives the same rows in each iteration; after this it gives those
+        of another epoch. Call it before the loader is iterated. A state that is saved then is
+        loaded by a dataset of the same epoch.
+
+        Args:
+            epoch: its number; the first is 0.
+
+        Raises:
+            DatasetError: the source is not read by index, and has an order of its own; or a number
+                that is none.
+
+        Example:
+            >>> import treepack as tp
+            >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
+            >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8})
+            >>> first = [batch["treepack"].keys for batch in dataset]
+            >>> dataset.set_epoch(1)
+            >>> first == [batch["treepack"].keys for batch in dataset]
+            False
+        """
+        if not is_map_style(self.source):
+            raise DatasetError(
+                f"{type(self.source).__name__} is not read by index, so its order is its own; tell "
+                "the source itself of epochs"
+            )
+        changed = dataclasses.replace(self.settings, epoch=check_epoch(epoch))
+        if changed.epoch != self.settings.epoch:
+            self.settings, self._progress = changed, Progress(changed)
+
+    def __len__(self) -> int:
+        if self.settings.packs is None or self.settings.epochs is None:
+            raise TypeError(
+                "how many rows there will be is not known while packing on the fly, and is without "
+                "end with epochs=None; pack first, with treepack.pack, and pass packs="
+            )
+        rank, world = self.shard
+        return len(range(rank, len(self.settings.packs) * self.settings.epochs, world))
+
+    def __bool__(self) -> bool:
+        # Python would ask for the length.
+        return True
 
     def __iter__(self) -> Iterator[PackedBatch]:
         check_caller(sys._getframe(1))
         return self._progress.begin()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: enough to go on as if nothing had happened.
-
-        Valid before the first batch, between batches and after the last. In the process that packs,
-        it is the state after the batch given last; once `consumed` has been called, the state after
-        the batches consumed. It holds integers, strings and lists and no examples: for each virtual
-        shard at most 1 KiB, and 64 bytes more for each place of its pool.
-
-        Returns:
-            A JSON-safe dict that covers the virtual shards of this rank. The state of all ranks is
-            ``treepack.state.merge`` of them, and fits any number of ranks and workers.
-
-        Raises:
-            StateError: the source cannot go back to a place, or worker processes make the batches
-                and `consumed` has not been called.
-
-        Example:
-            >>> import json, treepack as tp
-            >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
-            >>> def make():
-            ...     return tp.PackedDataset(source, budgets={"tokens": 8}, shuffle=False)
-            >>> first = make()
-            >>> next(iter(first))["treepack"].keys
-            [0, 4]
-            >>> saved = json.dumps(first.state_dict())
-            >>> second = make()
-            >>> second.load_state_dict(json.loads(saved))
-            >>> [batch["treepack"].keys for batch in second]
-            [[1, 2, 3]]
-        """
-        self._check_resumable()
-        return self._progress.state()
-
-    def next_start(self) -> dict[str, Any]:
-        """The state in which the next iteration begins: the one loaded, or the stream's start.
-
-        Unlike `state_dict`, it is never about an iteration under way.
-
-        Example:
-            >>> import treepack as tp
-            >>> dataset = tp.PackedDataset([tp.MessageTree([1])], budgets={"tokens": 8})
-            >>> _ = next(iter(dataset))
-            >>> dataset.next_start()["shards"], len(dataset.state_dict()["shards"])
-            ([], 1)
-        """
-        return self._progress.next_start()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next iteration go on where a state was saved.
-
-        How far the stream had come makes no difference: the first pack after this takes 1 ms, with
-        a pool of 48 and a source read by index. The number of virtual shards is taken from the
-        state; the numbers of ranks and workers may differ from before, if the state covers the
-        shards that they own.
-
-        Args:
-            state: from `state_dict`, or ``batch["treepack"].state`` of a stream that one process
-                packed. It is not modified.
-
-        Raises:
-            StateError: a state of another version, of another stream (seed, source, budgets,
-                settings), of another rank, or a damaged one; or the source cannot go back to a
-                place. The dataset is then as it was.
-
-        Example:
-            >>> import treepack as tp
-            >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
-            >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8}, shuffle=False)
-            >>> states = [batch["treepack"].state for batch in dataset]
-            >>> dataset.load_state_dict(states[0])
-            >>> [batch["treepack"].keys for batch in dataset]
-            [[1, 2, 3]]
-        """
-        self._check_resumable()
-        self._progress.load(state)
-
-    def reset(self) -> None:
-        """Make the next iteration begin at the start of the stream.
-
-        What was loaded, iterated and consumed is forgotten.
-        """
-        self._progress.reset()
-
-    def consumed(self, batch: Mapping[str, Any]) -> None:
-        """Count a batch as trained on, so that `state_dict` knows where to go on.
-
-        A loader with workers is ahead of the training loop. So each batch carries the state after
-        it, and this collects the states of those that were used. `treepack.train.steps` calls it by
-        itself. Counting a batch twice changes nothing.
-
-        Args:
-            batch: a `PackedBatch` of this dataset; in the order in which the loader gives them.
-
-        Raises:
-            StateError: the batch carries no state, or that of another rank or dataset; or its
-                workers were started before a state was loaded, and cannot know of it.
-
-        Example:
-            >>> import treepack as tp
-            >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
-            >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8}, shuffle=False)
-            >>> batches = list(dataset)  # a loader that reads ahead
-            >>> dataset.consumed(batches[0])
-            >>> dataset.load_state_dict(dataset.state_dict())
-            >>> [batch["treepack"].keys for batch in dataset]
-            [[1, 2, 3]]
-        """
-        state = getattr(batch.get("treepack"), "state", None)
-        if state is None:
-            raise StateError(self.why_not_resumable or "the batch carries no state")
-        self._progress.count(state)
-
-    def count_from(self, start: Mapping[str, Any]) -> None:
-        """Count consumed batches from the start of an iteration that has just begun.
-
-        `state_dict` is then ``start`` until the first batch is `consumed`, however many a loader
-        has fetched ahead. `treepack.train.steps` calls it by itself.
-
-        Args:
-            start: what `next_start` was before the iteration began.
-
-        Example:
-            >>> import treepack as tp
-            >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5)]
-            >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8}, shuffle=False)
-            >>> start = dataset.next_start()
-            >>> batches = list(dataset)  # a loader that reads ahead
-            >>> dataset.count_from(start)
-            >>> dataset.state_dict() == start
-            True
-        """
-        self._progress.count_from(start)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the packs depend on beside the examples, as a state keeps it.
@@ -382,10 +299,6 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
         other.settings = dataclasses.replace(self.settings, **changes)
         other._progress = Progress(other.settings)
         return other
-
-    def _check_resumable(self) -> None:
-        if self.why_not_resumable is not None:
-            raise StateError(self.why_not_resumable)
 
     def __getstate__(self) -> dict[str, Any]:
         if is_spawning():

@@ -31,6 +31,7 @@ from treepack.dataset.sharding import Ownership, next_shard, own
 from treepack.dataset.shards.base import FATAL, Shard
 from treepack.dataset.shards.examples import Examples
 from treepack.dataset.shards.iterables import ResumePoint
+from treepack.dataset.shards.pack_shard import PackShard
 from treepack.dataset.shards.readers import make_readers
 from treepack.dataset.shards.virtual_shard import VirtualShard
 from treepack.dataset.state import Iteration, Scope, ShardState, seal, shards_of, unsealed
@@ -242,12 +243,16 @@ class PackIterator:
 
 def _make_shards(
     settings: Settings, ownership: Ownership, saved: Mapping[int, ShardState]
-) -> list[VirtualShard]:
+) -> list[Shard]:
     points = {shard: ResumePoint.of(shard, saved.get(shard)) for shard in ownership.shards}
     readers = make_readers(settings, points, ownership.total)
     examples = Examples(settings)
-    shards = [
-        VirtualShard(index, reader, examples, settings.policy) for index, reader in readers.items()
+    policy, packs = settings.policy, settings.packs
+    shards: list[Shard] = [
+        VirtualShard(index, reader, examples, policy)
+        if packs is None
+        else PackShard(index, reader, examples, policy, packs)
+        for index, reader in readers.items()
     ]
     for shard in shards:
         if shard.index in saved:

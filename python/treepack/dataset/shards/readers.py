@@ -4,6 +4,7 @@ A `VirtualShard` asks its `Reader` for one example at a time. Which reader it ha
 source::
 
     by index     IndexedReader     position -> draw(position) -> source[index]
+    packs=       the same          position -> draw(position) -> the examples of a pack
     iterable     IterableReader    a queue of one shard, filled by a Splitter that all shards share,
                                    which reads a BookmarkedIterable (iterables.py)
 
@@ -144,12 +145,14 @@ def make_readers(
 def _by_index(
     settings: Settings, points: Mapping[int, ResumePoint], virtual_shards: int
 ) -> dict[int, IndexedReader]:
-    source, epochs = settings.source, settings.epochs
+    # Packs that were made before are read by number as examples are.
+    source = settings.source if settings.packs is None else settings.packs
+    epochs, skipped = settings.epochs, settings.epoch * len(source)
     # Asked for each example: an abstract class is slow to ask for its instances.
     chosen = source.draw if isinstance(source, OrderedSource) else partial(draw_evenly, source)
 
     def order(position: int) -> int:
-        return chosen(position, settings.seed, settings.shuffle)
+        return chosen(position + skipped, settings.seed, settings.shuffle)
 
     end = None if epochs is None and len(source) else len(source) * (epochs or 1)
     return {

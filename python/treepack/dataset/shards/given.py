@@ -1,0 +1,73 @@
+"""Packs that were made before the training, as a dataset is given them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treepack.errors import DatasetError
+
+
+class GivenPacks:
+    """Which examples of a source each pack has.
+
+    Args:
+        packs: what `treepack.pack` gives: anything with ``offsets``, integers ``[packs + 1]``, and
+            ``members``, integers ``[n]``, the indices of examples. They are shared, not copied.
+        length: number of examples of the source.
+
+    Raises:
+        DatasetError: something else, or a member that the source does not have.
+
+    Attributes:
+        budgets: those that the packs were made for, or ``None`` if they do not say.
+        digest: sixteen hexadecimal digits that other packs do not have.
+    """
+
+    def __init__(self, packs: Any, length: int) -> None:
+        self.offsets = _integers(packs, "offsets")
+        self.members = _integers(packs, "members")
+        steps = np.diff(self.offsets)
+        ends = self.offsets[[0, -1]].tolist() if len(self.offsets) else []
+        if ends != [0, len(self.members)] or (steps <= 0).any():
+            raise DatasetError(
+                f"packs.offsets must rise from 0 to the {len(self.members)} members, at least one "
+                f"in each pack; they go from {ends[:1]} to {ends[1:]}"
+            )
+        if len(self.members) and (self.members.min() < 0 or self.members.max() >= length):
+            wrong = self.members[(self.members < 0) | (self.members >= length)][0]
+            raise DatasetError(
+                f"the packs name example {wrong}, and the source has {length}; pass the source "
+                "whose costs were packed"
+            )
+        budgets = getattr(packs, "budgets", None)
+        self.budgets: Mapping[str, int] | None = dict(budgets) if budgets else None
+        both = hashlib.sha256()
+        for array in (self.offsets, self.members):
+            both.update(np.ascontiguousarray(array, "<i8").data)
+        self.digest = both.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> list[int]:
+        return self.members_of(index)
+
+    def members_of(self, index: int) -> list[int]:
+        """Indices of the examples of a pack."""
+        members: list[int] = self.members[self.offsets[index] : self.offsets[index + 1]].tolist()
+        return members
+
+
+def _integers(packs: Any, name: str) -> npt.NDArray[np.integer[Any]]:
+    array = np.asarray(getattr(packs, name, None))
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DatasetError(
+            f"packs is a {type(packs).__name__} whose {name!r} is no integers [n]; pass what "
+            "treepack.pack gave"
+        )
+    return array

@@ -1,0 +1,164 @@
+"""One virtual shard of packs that were made before: it loads what they name."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from treepack.dataset._settings import Policy
+from treepack.dataset.shards.base import Shard
+from treepack.dataset.shards.examples import Arrival, Examples
+from treepack.dataset.shards.given import GivenPacks
+from treepack.dataset.shards.readers import Reader
+from treepack.dataset.state import ShardState
+from treepack.errors import BudgetError, CostError, TreepackError
+from treepack.tree import MessageTree, example_name
+
+
+class PackShard(Shard):
+    """Loads one pack after the other. What fails is lost alone; the rest of its pack comes.
+
+    Args:
+        index: number of the shard.
+        reader: numbers of packs, in order.
+        examples: loads them.
+        policy: what the packs must keep to.
+        packs: which examples each has.
+
+    Attributes: those of `Shard`.
+    """
+
+    def __init__(
+        self, index: int, reader: Reader, examples: Examples, policy: Policy, packs: GivenPacks
+    ) -> None:
+        super().__init__(index, reader, policy)
+        self._examples = examples
+        self._packs = packs
+        self._counters = {"pushed": 0, "packs": 0, "dropped": 0, "alone": 0}
+        # Position of the pack, and the place in it, of what is not loaded yet.
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._loaded: list[tuple[int, int, MessageTree]] = []
+
+    def next_pack(self) -> list[MessageTree] | None:
+        """The trees of the next pack, or ``None`` when the shard is used up.
+
+        Raises:
+            TreepackError: an example cannot be loaded, or the pack is over a budget.
+        """
+        while True:
+            if not self._waiting and not self._loaded and not self._read():
+                self.has_ended = True
+                return None
+            self._load()
+            taken, self._loaded = self._loaded, []
+            trees = [tree for _, _, tree in taken]
+            if trees and self._fits(trees, taken[0][0]):
+                self.packs += 1
+                self._counters["packs"] += 1
+                return trees
+
+    def stats(self) -> dict[str, float]:
+        """Numbers about what did not make it into a row."""
+        counts = {name: float(self._counters[name]) for name in ("dropped", "alone")}
+        return {"shard": float(self.index), **counts, "skipped": float(self.skipped)}
+
+    def state(self) -> ShardState:
+        """Where the shard stands: enough to go on as if nothing had happened."""
+        left = [(position, place) for position, place, _ in self._loaded]
+        return ShardState(
+            shard=self.index,
+            packs=self.packs,
+            position=self._reader.position,
+            has_ended=int(self.has_ended),
+            skipped=self.skipped,
+            counters=list(self._counters.values()),
+            keys=[],
+            arrivals=[],
+            costs=[],
+            pending=[list(entry) for entry in (*left, *self._waiting)],
+            requeued=[],
+            waits=[],
+            bookmark="",
+        )
+
+    def restore(self, state: ShardState) -> None:
+        """Go on from a `state`; the reader is at its place already."""
+        self._counters = dict(zip(self._counters, state.counters, strict=True))
+        self._waiting.extend((position, place) for position, place in state.pending)
+        self.packs, self.skipped = state.packs, state.skipped
+
+    def _read(self) -> bool:
+        try:
+            arrival = next(self._reader)
+        except StopIteration:
+            return False
+        members = len(self._members(arrival.position))
+        self._counters["pushed"] += members
+        self._waiting.extend((arrival.position, place) for place in range(members))
+        return True
+
+    def _members(self, position: int) -> list[int]:
+        index = self._reader.recall(position).index
+        return self._packs.members_of(0 if index is None else index)
+
+    def _load(self) -> None:
+        while self._waiting:
+            position, place = self._waiting.popleft()
+            member = self._members(position)[place]
+            try:
+                # Nothing was measured: the pack as a whole is checked against the budgets.
+                tree = self._examples.load(Arrival(position, member, None), {})
+                self._loaded.append((position, place, tree))
+            except TreepackError as error:
+                self._failed(error)
+
+    def _fits(self, trees: list[MessageTree], position: int) -> bool:
+        """Whether a pack may become a row; one of a single example may be over a budget."""
+        try:
+            over = self._over(trees)
+        except CostError as error:
+            return self._lost(error, trees)
+        if over is None:
+            return True
+        oversize = self._policy.packer["oversize"]
+        if len(trees) > 1 or oversize == "raise":
+            return self._lost(self._error(trees, position, *over), trees)
+        if oversize == "alone":
+            self._counters["alone"] += 1
+            return True
+        self._counters["dropped"] += 1
+        self.leaving.add(f"{example_name(trees[0].key)} is over a budget, and dropped")
+        return False
+
+    def _error(self, trees: list[MessageTree], position: int, name: str, total: int) -> BudgetError:
+        limit = f"{total} {name}, and the budget is {self._policy.budgets[name]}"
+        if len(trees) == 1:
+            told = f"{example_name(trees[0].key)} has {limit}; raise it, or set oversize="
+            return BudgetError(f'{told}"drop" or "alone"')
+        number = self._reader.recall(position).index
+        return BudgetError(
+            f"the {len(trees)} examples of pack {number} together have {limit}; the packs were "
+            "made for other costs or budgets, so pack again"
+        )
+
+    def _over(self, trees: list[MessageTree]) -> tuple[str, int] | None:
+        for name, size in self._policy.budgets.items():
+            total = sum(_cost_of(tree, name) for tree in trees)
+            if total > size:
+                return name, total
+        return None
+
+    def _lost(self, error: TreepackError, trees: list[MessageTree]) -> bool:
+        if not self._policy.skips:
+            raise error
+        self.skip(error, self.leaving, len(trees))
+        return False
+
+
+def _cost_of(tree: MessageTree, name: str) -> int:
+    cost: Mapping[str, int] = tree.cost
+    if name not in cost:
+        raise CostError(
+            f"{example_name(tree.key)} has no cost {name!r}; its costs are {list(cost)}"
+        )
+    return cost[name]
