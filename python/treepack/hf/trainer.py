@@ -31,7 +31,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     Args:
         model: a model that `prepare` has changed.
-        args: ``TrainingArguments`` with ``max_steps``. They are not modified.
+        args: ``TrainingArguments`` with ``max_steps``, which may be left out if the packs of
+            ``train_dataset`` were made before. They are not modified.
         others: further positional arguments of ``Trainer``.
         options: arguments of ``Trainer`` by name, such as ``train_dataset``.
 
@@ -64,7 +65,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, model: Any = None, args: Any = None, *others: Any, **options: Any) -> None:
         self._seen = Seen()
         self._label_smoothing = getattr(args, "label_smoothing_factor", 0.0)
-        super().__init__(model, _own_arguments(args), *others, **options)
+        args = _own_arguments(args, options.get("train_dataset"))
+        super().__init__(model, args, *others, **options)
         if not is_packed(self.model):
             raise AttentionError(
                 f"{type(self.model).__name__} is not prepared, so the examples of a packed row "
@@ -229,7 +231,7 @@ class TrainingSteps:
         yield from steps(trainer._loader(data), trainer.args.gradient_accumulation_steps)
 
 
-def _own_arguments(args: Any) -> Any:
+def _own_arguments(args: Any, data: Any) -> Any:
     """A copy of the arguments, with what a packed row needs to be otherwise."""
     args = copy.copy(args)
     if args is None:
@@ -241,7 +243,21 @@ def _own_arguments(args: Any) -> Any:
     if getattr(args, "include_num_input_tokens_seen", "no") == "non_padding":
         # It counts an attention mask of zeros and ones, which a packed row does not have.
         args.include_num_input_tokens_seen = "all"
+    if args.max_steps <= 0:
+        args.max_steps = _steps_of(data, args.gradient_accumulation_steps) or args.max_steps
     return args
+
+
+def _steps_of(data: Any, accumulate: int) -> int | None:
+    """Steps that all ranks can make of packs that were made before; ``None`` of others."""
+    if not isinstance(data, PackedDataset):
+        return None
+    world = data.shard[1]
+    try:
+        # Of all ranks the last one may have a pack less.
+        return len(data.at_start(shard=(world - 1, world))) // accumulate
+    except TypeError:
+        return None
 
 
 def _tell_topologies(data: PackedDataset, args: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -43,6 +45,18 @@ def test_logs_hold_the_statistics_of_the_rows_and_examples_are_counted(tmp_path)
     assert [entry["treepack/rows_total"] for entry in logs] == [1, 2, 3, 4]
     runtime = result.metrics["train_runtime"]
     assert result.metrics["train_samples_per_second"] == pytest.approx(8 / runtime, abs=1e-3)
+
+
+def test_packs_that_were_made_before_say_how_many_steps_there_are(tmp_path, caplog):
+    packs = SimpleNamespace(offsets=np.arange(0, 11, 2), members=np.arange(10))
+    source = data(10, packs=packs, epochs=2)
+    options = {"max_steps": -1, "gradient_accumulation_steps": 3}
+    with caplog.at_level(logging.WARNING, "treepack"):
+        trainer, _ = train(tmp_path, source, **options)
+    assert trainer.state.global_step == trainer.state.max_steps == 3
+    assert not caplog.text
+    with pytest.raises(ValueError, match="max_steps"):
+        train(tmp_path, data(10), **options)
 
 
 def test_data_that_ends_early_is_told_and_none_is_an_error(tmp_path, caplog):
