@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from treepack.batch import PackedBatch, collate
     from treepack.dataset import PackedDataset
     from treepack.packing import Pack, Packer
+    from treepack.packing.balance import Balance
     from treepack.sources.conversations import Conversations, group_conversations
     from treepack.sources.mixture import Mixture
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Balance",
     "Conversations",
     "MessageTree",
     "Mixture",
@@ -48,6 +50,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "Balance": "treepack.packing.balance",
         "Conversations": "treepack.sources.conversations",
         "Mixture": "treepack.sources.mixture",
         "Pack": "treepack.packing",

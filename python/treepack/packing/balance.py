@@ -1,0 +1,179 @@
+"""Which packs the ranks of one optimiser step get, so that they finish together."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treepack._core import permute
+from treepack.errors import BudgetError
+
+Int64 = npt.NDArray[np.int64]
+
+__all__ = ["Balance", "deal"]
+
+SWAPS = 64
+"""At most so many swaps after each deal; after a few none helps."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Gives the ranks of each optimiser step packs that take about as long as each other's.
+
+    Packs in their order are cut into windows of ``window`` steps. The packs of a window are sorted
+    by cost and cut into steps, whose order is drawn by the seed, and those of a step are dealt to
+    the ranks. So which packs are in a step depends on the number of ranks times ``accumulate``, on
+    the window and on the seed, and on nothing else.
+
+    Args:
+        accumulate: packs of each rank in a step, as of `treepack.train.steps`.
+        window: steps that are made of neighbours in the order; by default 4, and 1 where the packs
+            of a rank add up (``sync="step"`` with several). More steps balance better where they do
+            not, and differ more from one another: some are heavy and some are light.
+        weights: what a unit of each column of the cost table takes, in any unit of time; those
+            given replace the defaults of `treepack.simulate`.
+        sync: ``"step"``: ranks wait for each other once a step, as under DDP with ``no_sync``;
+            ``"micro"``: with each pack, as under FSDP.
+
+    Raises:
+        BudgetError: a number below one, or another word.
+
+    Source:
+        Longest processing time first, then swaps with the rank that has most.
+
+    Example:
+        >>> import treepack as tp
+        >>> balance = tp.Balance(accumulate=2)
+        >>> dataset = tp.PackedDataset(
+        ...     source, packs=packs, costs=costs, balance=balance
+        ... )  # doctest: +SKIP
+    """
+
+    accumulate: int = 1
+    window: int | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    sync: str = "step"
+
+    def __post_init__(self) -> None:
+        if self.window is None:
+            adds_up = self.sync == "step" and self.accumulate != 1
+            object.__setattr__(self, "window", 1 if adds_up else 4)
+        for name in ("accumulate", "window"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BudgetError(f"{name} of Balance must be a positive integer, got {value!r}")
+        if self.sync not in ("step", "micro"):
+            raise BudgetError(f"sync of Balance must be 'step' or 'micro', got {self.sync!r}")
+
+
+class BalancedOrder:
+    """Positions in the order of a training, and the place of the pack that comes there.
+
+    Position ``s G + m R + r`` is the pack ``m`` of rank ``r`` in step ``s``, with ``R`` ranks and
+    ``G`` packs a step. Packs that fill no whole step keep their places at the end of each epoch.
+
+    Args:
+        costs: int64 ``[n]``, what each pack takes.
+        ranks: ``R``.
+        balance: how they are dealt.
+        seed: of the orders.
+        order: the pack at a position of the order that is balanced, over all epochs.
+    """
+
+    def __init__(self, costs: Int64, ranks: int, balance: Balance, seed: int, order: Any) -> None:
+        self.costs, self.ranks, self.balance, self.seed = costs, ranks, balance, seed
+        self.order = order
+        self._size = ranks * balance.accumulate * (balance.window or 1)
+        # A worker reads its windows one behind the other, and shards are a step apart at most.
+        self._window = lru_cache(maxsize=4)(self._arranged)
+
+    def __call__(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.costs))
+        number, inside = divmod(place, self._size)
+        return self._window(epoch, number)[inside]
+
+    def _arranged(self, epoch: int, number: int) -> list[int]:
+        n, size = len(self.costs), self._size
+        step, first = self.ranks * self.balance.accumulate, number * size
+        packs = [self.order(epoch * n + place) for place in range(first, min(first + size, n))]
+        whole = len(packs) // step * step
+        dealt = deal(
+            self.costs[packs[:whole]],
+            self.ranks,
+            self.balance,
+            lambda i, steps: permute(i, steps, self.seed, epoch * (n // size + 1) + number),
+        )
+        return [packs[i] for i in dealt] + packs[whole:]
+
+
+def deal(costs: Int64, ranks: int, balance: Balance, draw: Any) -> list[int]:
+    """Cut the packs of one window into steps, and deal each step to the ranks.
+
+    Args:
+        costs: int64 ``[steps * ranks * accumulate]``, what each pack takes.
+        ranks: among which the packs of a step are dealt.
+        balance: packs of each rank in a step, and when ranks wait for each other.
+        draw: ``draw(i, n)`` is place ``i`` in a permutation of ``n``: the order of the steps.
+
+    Returns:
+        Places of the packs, step by step, in each its micro-batches, in each its ranks.
+
+    Example:
+        >>> import numpy as np
+        >>> costs = np.array([9, 1, 5, 2, 8, 4, 7, 6])
+        >>> places = deal(costs, 2, Balance(accumulate=2), lambda i, n: i)
+        >>> costs[places].reshape(2, 2, 2).sum(1)  # of each step and rank
+        array([[15, 15],
+               [ 6,  6]])
+    """
+    size = ranks * balance.accumulate
+    # Equal costs stay in order, so that every rank and machine sorts alike.
+    heaviest = np.argsort(-costs, kind="stable").reshape(-1, size)
+    steps = [heaviest[draw(i, len(heaviest))] for i in range(len(heaviest))]
+    found: list[int] = []
+    for number, step in enumerate(steps):
+        rows = step.reshape(balance.accumulate, ranks)
+        if balance.sync == "step" and balance.accumulate > 1:
+            rows = _share(step.tolist(), costs, ranks, balance.accumulate)
+        # No rank gets the heaviest pack each time.
+        found += np.roll(rows, number, axis=1).reshape(-1).tolist()
+    return found
+
+
+def _share(step: list[int], costs: Int64, ranks: int, each: int) -> Int64:
+    """Packs of one step for each rank, ``[each, ranks]``: longest first, then swaps."""
+    hands: list[list[int]] = [[] for _ in range(ranks)]
+    heap = [(0, rank) for rank in range(ranks)]
+    for pack in step:
+        load, rank = heapq.heappop(heap)
+        hands[rank].append(pack)
+        if len(hands[rank]) < each:
+            heapq.heappush(heap, (load + int(costs[pack]), rank))
+    table = np.array(hands)
+    for _ in range(SWAPS):
+        if not _swap(table, costs):
+            break
+    return table.T
+
+
+def _swap(table: Int64, costs: Int64) -> bool:
+    """Make the heaviest rank lighter by the best swap of two packs; whether there was one."""
+    each = costs[table]
+    loads = each.sum(1)
+    worst = int(loads.argmax())
+    # By how much each swap of one of its packs would shift load to another rank.
+    shift = each[worst][:, None, None] - each[None]
+    after = np.maximum(loads[worst] - shift, loads[None, :, None] + shift)
+    after[:, worst] = loads[worst]
+    mine, rank, theirs = np.unravel_index(after.argmin(), after.shape)
+    if after[mine, rank, theirs] >= loads[worst]:
+        return False
+    swapped = table[worst, mine], table[rank, theirs]
+    table[rank, theirs], table[worst, mine] = swapped
+    return True
