@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from treepack.sources.costs import CostTable, from_numpy, from_parquet
+from treepack.sources.costs import CostTable, from_numpy, from_parquet, read
 
-__all__ = ["CostTable", "from_numpy", "from_parquet"]
+__all__ = ["CostTable", "from_numpy", "from_parquet", "read"]
