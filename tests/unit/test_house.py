@@ -16,9 +16,10 @@ WINGS = [
     {"errors"},
     {"tree"},
     {"sources", "packing", "attention", "_reference"},
-    {"costs", "families", "batch"},
+    {"families", "batch"},
     {"dataset"},
-    {"state", "train", "testing"},
+    {"measuring"},
+    {"costs", "state", "train", "testing"},
     {"hf"},
     {"viz", "check"},
 ]

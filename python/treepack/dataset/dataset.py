@@ -147,10 +147,10 @@ class PackedDataset(IterableDataset[PackedBatch]):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         check_source(source)
-        if costs is not None:
-            source = check_table(costs).attach(source)
         budgets = check_dict("budgets", budgets)
         found = find_family(processor, family, chat, budgets)
+        if costs is not None:
+            source = check_table(costs, found).attach(source)
         fill = check_fill(vision_on_every_row, found)
         why_not_resumable, source_start = find_start(source)
         self.settings = Settings(
