@@ -82,18 +82,9 @@ def measure(
         {'tokens': 6, 'branches': 2, 'targets': 2, 'pairs': 19}
         >>> dataset = tp.PackedDataset(source, costs=table, budgets={"tokens": 8})
     """
-    check_source(source)
-    if not is_map_style(source):
-        raise DatasetError(
-            f"measuring needs a source with __len__ and __getitem__, got {type(source).__name__}"
-        )
-    skips, n = is_one_of("on_error", on_error, "skip"), len(source)
-    if not n:
-        raise DatasetError("the source holds no examples, so there is nothing to measure")
-    family = _family(family)
-    told = tuple(names) if names is not None else names_of_first(source, family)
-    task = Task(source, family, told, bool(shapes), skips)
-    settings = describe(family)
+    skips = is_one_of("on_error", on_error, "skip")
+    task = _task(source, family, names, bool(shapes), skips)
+    n, settings = len(source), describe(task.family)
     target = None if out is None else Path(out)
     if ray:
         return _with_ray(task, n, workers, target, settings)
@@ -109,6 +100,19 @@ def measure(
         _raise_reasons(parts)
     parts.join(settings)
     return from_parquet(target, task.columns)
+
+
+def _task(source: Any, family: Any, names: Any, has_shapes: bool, skips: bool) -> Task:
+    check_source(source)
+    if not is_map_style(source):
+        raise DatasetError(
+            f"measuring needs a source with __len__ and __getitem__, got {type(source).__name__}"
+        )
+    if not len(source):
+        raise DatasetError("the source holds no examples, so there is nothing to measure")
+    family = _family(family)
+    told = tuple(names) if names is not None else names_of_first(source, family)
+    return Task(source, family, told, has_shapes, skips)
 
 
 def _family(family: Any) -> Any:
