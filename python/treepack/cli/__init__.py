@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
+    options = None
     try:
         options = parser.parse_args(arguments)
         options.run(options)
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
-        print("treepack: interrupted", file=sys.stderr)
+        again = getattr(options, "after_interrupt", "")
+        print(f"treepack: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read this has read enough, `head` for one; Python flushes again at its end.
@@ -61,6 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _version() -> str:
-    from treepack import __version__
+    import treepack
 
-    return f"treepack {__version__}"
+    return f"treepack {treepack.__version__}"

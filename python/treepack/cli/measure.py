@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
         commands, "measure", run, "measure what every example costs; no pixel is decoded", EXAMPLE
     )
     add_records(parser)
+    parser.set_defaults(after_interrupt="; the same command goes on from there")
     parser.add_argument("--out", required=True, help="Parquet file for the table")
     parser.add_argument("--workers", type=int, help="processes; by default one for each core")
     parser.add_argument(
@@ -63,7 +64,8 @@ def run(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     parts = [f"{out}: {len(table):,} examples in {seconds:.1f} s."]
     if source.skipped:
-        parts.append(f"{source.skipped:,} records made no sense and were left out.")
+        records = "record" if source.skipped == 1 else "records"
+        parts.append(f"{source.skipped:,} {records} made no sense, left out.")
     if len(table.unmeasured):
         first = int(table.unmeasured[0])
         parts.append(

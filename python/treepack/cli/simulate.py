@@ -16,6 +16,9 @@ EXAMPLE = """\
 
 Costs are a table of `treepack measure`, or any .parquet, .csv, .jsonl or .npy file of integers."""
 
+DRAWN = 20_000
+"""Examples of a mixture."""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -72,7 +75,8 @@ def _costs(options: argparse.Namespace) -> tuple[Any, str, list[dict[str, int]]]
         from treepack.packing import mixture_sft
 
         sets = budget_sets(options) if options.budget else [dict(mixture_sft.BUDGETS)]
-        stream = mixture_sft.generate(options.mixture, seed=options.seed)
+        n = options.sample or DRAWN
+        stream = mixture_sft.generate(options.mixture, n, options.seed)
         return stream, f"the mixture {options.mixture}", sets
     from treepack.sources.costs import read
 

@@ -40,7 +40,7 @@ def advise(
 ) -> tuple[Advice, ...]:
     """All that can be said about the first set of budgets, the most important first."""
     first = [outcome for outcome in outcomes if outcome.budgets == outcomes[0].budgets]
-    best = min(first, key=lambda outcome: (outcome.rows, outcome.pool_size))
+    best = min(first, key=lambda outcome: (outcome.packs_per_million, outcome.pool_size))
     return (
         *_binding(best),
         *_raise(best, frontier),
@@ -155,9 +155,9 @@ def _unmeasured(table: Examples) -> Iterator[Advice]:
 def _pool(first: Sequence[PoolOutcome], best: PoolOutcome) -> Iterator[Advice]:
     if len(first) < 2:
         return
-    enough = min(
-        (o for o in first if o.rows <= best.rows * (1 + POOL_TOLERANCE)), key=lambda o: o.pool_size
-    )
+    limit = best.packs_per_million * (1 + POOL_TOLERANCE)
+    good = [outcome for outcome in first if outcome.packs_per_million <= limit]
+    enough = min(good, key=lambda outcome: outcome.pool_size)
     held = " and ".join(f"{value:,.0f} {name}" for name, value in enough.resident.items())
     text = (
         f"A pool of {enough.pool_size} is enough: it makes at most {_percent(POOL_TOLERANCE)} "
@@ -170,7 +170,7 @@ def _pool(first: Sequence[PoolOutcome], best: PoolOutcome) -> Iterator[Advice]:
 def _ranks(best: PoolOutcome) -> Iterator[Advice]:
     known = {ranks: share for ranks, share in best.imbalance.items() if share is not None}
     if known:
-        shares = ", ".join(f"{share:.0%} with {ranks}" for ranks, share in known.items())
+        shares = ", ".join(f"{_percent(share)} with {ranks}" for ranks, share in known.items())
         text = (
             "In each step, ranks wait for the slowest one, which takes longer than the average by "
             f"{shares} ranks (estimated from tokens, media and attention)."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,8 @@ class PoolOutcome:
     Attributes:
         budgets: capacity of a row by name.
         pool_size: examples that wait.
-        rows: packs, those of the last flush among them.
+        rows: packs that the examples make, those of the last flush among them; estimated if not
+            each of them was packed once.
         over_bound: rows over the volume bound, the largest of sum / budget; 1.0 is not reachable.
         fill: how full each budget is on average, as a share.
         examples_a_row: on average.
@@ -41,6 +42,10 @@ class PoolOutcome:
     resident_max: dict[str, int]
     packs_per_million: float
     imbalance: dict[int, float | None]
+
+    def of_all(self, scale: float) -> PoolOutcome:
+        """The same for as many times the examples."""
+        return replace(self, rows=round(self.rows * scale))
 
     @property
     def binding(self) -> str:

@@ -48,6 +48,12 @@ def summary(found: Mapping[str, Any]) -> str:
             f"; {found['simulated']:,} of them, drawn at random, are packed here, so numbers of "
             f"rows are within {found['sampling_error']:.1%} of those of all (95 % confidence)"
         )
+    fitting = found["examples"] - found["oversize"] - found["unmeasured"]
+    if found["simulated"] > fitting:
+        text += (
+            f"; since they are few, each is packed {found['simulated'] // fitting} times, in "
+            "different orders"
+        )
     return f"{text}."
 
 

@@ -20,6 +20,9 @@ from treepack.packing.report import report
 POOL_SIZES = (16, 32, 48, 96)
 RANKS = (8, 16, 64)
 SAMPLE = 20_000
+FEW = 2_000
+"""Of fewer examples several epochs are packed: the last rows, less full, then count for little."""
+
 FRONTIER_SAMPLE = 8_000
 """Examples that are enough to compare budgets with one another."""
 
@@ -34,7 +37,7 @@ class Simulation:
 
     Attributes:
         examples: in the table.
-        simulated: how many of them were packed, drawn at random if not all.
+        simulated: how many were packed: drawn at random if not all, over and over if they are few.
         unmeasured: that the table has no costs of, and that are left out.
         oversize: that exceed a budget, and are left out.
         sampling_error: how much the number of packs of the whole data set may differ, as a share of
@@ -89,7 +92,8 @@ def simulate(
         pool_sizes: examples that wait, in each of the simulations.
         ranks: numbers of data-parallel ranks, for the imbalance of their steps.
         seed: of the order, and of the sample.
-        sample: examples that are packed, drawn at random where there are more; ``None`` packs all.
+        sample: examples that are packed, drawn at random where there are more; of fewer than 2,000
+            examples several epochs are packed. ``None`` packs each example once.
         weights: what one unit of a column costs, in milliseconds or any other unit, for the
             imbalance of steps; those given replace the defaults, which are estimates for a model
             of 7 billion parameters: ``tokens`` 0.044, ``pairs`` 7.3e-6, ``crops`` 4.0, ``patches``
@@ -121,17 +125,16 @@ def simulate(
     for each in sets:
         _check_budgets(each, columns)
     table = Examples.of(columns, sets[0], weights or {})
-    order = np.random.default_rng(seed).permutation(len(table.indices))
-    m = len(order) if sample is None else min(int(sample), len(order))
-    drawn = table.take(order[:m])
+    n, order = len(table.indices), _order(len(table.indices), seed, sample)
+    drawn, m = table.take(order), len(order)
     settings = dict(packer or {})
     outcomes = tuple(
-        _pack(_fitting(drawn, each), each, int(size), ranks, settings)
+        _pack(_fitting(drawn, each), each, int(size), ranks, settings).of_all(n / max(m, 1))
         for each in sets
         for size in pool_sizes
     )
     frontier = _frontier(drawn.take(np.arange(min(m, FRONTIER_SAMPLE))), sets[0], settings)
-    error = _sampling_error(drawn, sets[0], len(table.indices))
+    error = _sampling_error(drawn, sets[0], n)
     found = Simulation(
         examples=table.total,
         simulated=m,
@@ -144,6 +147,14 @@ def simulate(
         advice=(),
     )
     return _with_advice(found, table)
+
+
+def _order(n: int, seed: int, sample: int | None) -> npt.NDArray[np.int64]:
+    """Places in the order of arrival: a sample of many, several epochs of few, else each once."""
+    rng = np.random.default_rng(seed)
+    if sample is None or min(sample, FEW) <= n:
+        return rng.permutation(n)[:sample]
+    return np.concatenate([rng.permutation(n) for _ in range(-(-min(sample, FEW) // max(n, 1)))])
 
 
 def check_columns(costs: Any) -> dict[str, npt.NDArray[np.int64]]:
