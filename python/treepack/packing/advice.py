@@ -43,8 +43,7 @@ def advise(
     best = min(first, key=lambda outcome: (outcome.packs_per_million, outcome.pool_size))
     return (
         *_binding(best),
-        *_raise(best, frontier),
-        *_lower(best, table),
+        *_balance(best, frontier, table),
         *_oversize(best, table),
         *_unmeasured(table),
         *_pool(first, best),
@@ -63,6 +62,19 @@ def _binding(best: PoolOutcome) -> Iterator[Advice]:
     )
     numbers = {"budget": name, "fill": best.fill, "examples_a_row": best.examples_a_row}
     yield Advice("binding", text, numbers)
+
+
+def _balance(
+    best: PoolOutcome, frontier: Sequence[FrontierPoint], table: Examples
+) -> Iterator[Advice]:
+    """How no budget lies idle: the one that binds is raised, or the others are lowered."""
+    ways = [*_raise(best, frontier), *_lower(best, table)]
+    if best.binding == "tokens":
+        # Longer rows gain nothing by themselves; memory that is never used is lost.
+        ways.reverse()
+    for place, way in enumerate(ways):
+        text = way.text if place == 0 else f"Or {way.text[0].lower()}{way.text[1:]}"
+        yield Advice(way.kind, text, way.numbers)
 
 
 def _others(best: PoolOutcome) -> list[tuple[str, float]]:
@@ -109,14 +121,14 @@ def _lower(best: PoolOutcome, table: Examples) -> Iterator[Advice]:
         numbers: dict[str, Any] = {"budget": name, "from": best.budgets[name], "fill": fill}
         if floor > wanted and floor <= best.budgets[name]:
             text = (
-                f"Lowering {name} to {wanted:,} would do on average, since rows use {fill:.0%} of "
-                f"them; but the largest example has {floor:,}, and those over {wanted:,} would "
-                "have to be left out or shortened."
+                f"Lower {name} to {wanted:,}, since rows use {fill:.0%} of them; but the largest "
+                f"example has {floor:,}, and those over {wanted:,} would have to be left out or "
+                "shortened."
             )
             yield Advice("lower", text, {**numbers, "to": wanted, "largest": floor})
             continue
         text = (
-            f"Or lower {name} from {best.budgets[name]:,} to {wanted:,}: rows use {fill:.0%} of "
+            f"Lower {name} from {best.budgets[name]:,} to {wanted:,}: rows use {fill:.0%} of "
             "them, so about as many examples fit, and a row takes less memory."
         )
         yield Advice("lower", text, {**numbers, "to": wanted})
