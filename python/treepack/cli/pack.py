@@ -30,18 +30,19 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Pack, and say what came of it."""
-    from treepack import packing
+    import treepack
     from treepack.sources.costs import read
 
     budgets, out = one_budget_set(options), Path(options.out)
-    if not hasattr(packing, "offline"):
+    pack = getattr(treepack, "pack", None)
+    if pack is None:
         raise CostError("this build of treepack does not pack offline; use PackedDataset(costs=)")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out}: there is no folder {out.parent}")
     names = list(budgets) if options.costs.endswith(".npy") else None
     settings = {"order": options.order, "seed": options.seed, "oversize": options.oversize}
     settings |= {"window": options.window} if options.window else {}
-    packs = packing.offline.pack(
+    packs = pack(
         read(options.costs, names),
         budgets,
         early=options.early,

@@ -1,7 +1,8 @@
-"""Reports on a terminal, in colour where it has any; plain text elsewhere."""
+"""Reports on a terminal, with styles unless ``NO_COLOR`` is set; plain text elsewhere."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -21,7 +22,8 @@ def show_report(head: str, tables: Iterable[Table], advice: Iterable[str] = ()) 
         advice: sentences.
     """
     width = min(shutil.get_terminal_size((80, 24)).columns, WIDEST)
-    if sys.stdout.isatty() and _show_with_rich(head, tables, list(advice), width):
+    is_styled = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    if is_styled and _show_with_rich(head, tables, list(advice), width):
         return
     parts = [textwrap.fill(head, width, break_long_words=False), *map(plain, tables)]
     told = [

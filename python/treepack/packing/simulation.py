@@ -105,7 +105,7 @@ def simulate(
 
     Raises:
         BudgetError: a budget that the costs do not have, or one that `Packer` does not take.
-        CostError: no costs, or no example that fits.
+        CostError: no costs, no example that fits, or a number of examples or ranks below 1.
 
     Source:
         The cost of a step as a linear model of tokens, crops and pairs, and max / mean - 1 over
@@ -120,10 +120,9 @@ def simulate(
         >>> found.advice[0].kind
         'binding'
     """
-    sets = [budgets] if isinstance(budgets, Mapping) else list(budgets)
     columns = check_columns(costs)
-    for each in sets:
-        _check_budgets(each, columns)
+    sets = _check_budgets(budgets, columns)
+    _check_counts(sample=[1 if sample is None else sample], ranks=ranks)
     table = Examples.of(columns, sets[0], weights or {})
     n, order = len(table.indices), _order(len(table.indices), seed, sample)
     drawn, m = table.take(order), len(order)
@@ -180,11 +179,24 @@ def check_columns(costs: Any) -> dict[str, npt.NDArray[np.int64]]:
     return arrays
 
 
-def _check_budgets(budgets: Mapping[str, int], columns: Mapping[str, Any]) -> None:
-    missing = [name for name in budgets if name not in columns]
-    if missing:
-        raise BudgetError(f"no costs of the budgets {missing}; the columns are {list(columns)}")
-    Packer(budgets)
+def _check_counts(**counts: Sequence[int]) -> None:
+    for name, values in counts.items():
+        wrong = [value for value in values if not hasattr(value, "__index__") or value < 1]
+        if wrong:
+            raise CostError(f"{name} must be an integer of 1 or more, got {wrong[0]!r}")
+
+
+def _check_budgets(budgets: Any, columns: Mapping[str, Any]) -> list[Mapping[str, int]]:
+    """The sets of budgets, each of which a packer takes."""
+    sets: list[Mapping[str, int]] = [budgets] if isinstance(budgets, Mapping) else list(budgets)
+    if not sets:
+        raise BudgetError("there are no budgets; give at least one set, such as {'tokens': 16_384}")
+    for each in sets:
+        missing = [name for name in each if name not in columns]
+        if missing:
+            raise BudgetError(f"no costs of the budgets {missing}; the columns are {list(columns)}")
+        Packer(each)
+    return sets
 
 
 def _fitting(examples: Examples, budgets: Mapping[str, int]) -> Examples:

@@ -15,7 +15,6 @@ import treepack as tp
 from helpers import tiny_models
 from helpers.cases import FACTOR
 from PIL import Image
-from treepack import packing
 from treepack.cli import COMMANDS, main
 from treepack.measuring import measurer
 
@@ -121,7 +120,7 @@ def test_the_four_commands_in_processes_of_their_own(home):
     user(home, "-m", "treepack", "simulate", "all.parquet", *BUDGETS)
     out, _ = user(home, "-m", "treepack", "show", *data, *BUDGETS, "--row", "0")
     assert is_plain(out)
-    code = 0 if hasattr(packing, "offline") else 1
+    code = 0 if hasattr(tp, "pack") else 1
     user(home, "-m", "treepack", "pack", "all.parquet", *BUDGETS, "--out", "packs", code=code)
 
 
@@ -223,7 +222,54 @@ def test_mixtures_npy_files_and_several_budgets(run, home):
     assert "Rows of tokens=1,024, patches=256" in out
 
 
-@pytest.mark.skipif(not hasattr(packing, "offline"), reason="packing offline is not there yet")
+def test_pack_is_given_what_the_command_says(run, monkeypatch):
+    seen = {}
+
+    class Packs:
+        def save(self, path):
+            seen["path"] = path
+
+        def __str__(self):
+            return "3 packs"
+
+    def pack(costs, budgets, **options):
+        seen.update(options, n=len(costs), budgets=budgets)
+        return Packs()
+
+    monkeypatch.setattr(tp, "pack", pack, raising=False)
+    arguments = ("pack", "costs.jsonl", *BUDGETS, "--out", "packs.parquet", "--order", "kept")
+    assert run(*arguments, "--window", "64", "--effort", "best", "--seed", "5", "--early")[:2] == (
+        0,
+        "packs.parquet: 3 packs\n",
+    )
+    assert seen == {
+        "n": 300,
+        "budgets": {"tokens": 512, "patches": 256},
+        "path": Path("packs.parquet"),
+        "order": "kept",
+        "window": 64,
+        "effort": "best",
+        "seed": 5,
+        "early": True,
+        "oversize": "raise",
+        "progress": None,
+    }
+
+
+def test_a_terminal_gets_styled_tables_unless_no_color_is_set(run, monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    plain = run("simulate", "costs.jsonl", *BUDGETS, "--pool", "8")[1]
+    monkeypatch.delenv("NO_COLOR")
+    styled = run("simulate", "costs.jsonl", *BUDGETS, "--pool", "8")[1]
+    assert is_plain(plain)
+    assert "─" in styled
+    assert "• The budget that binds is" in styled
+    unstyled = re.sub(r"\x1b\[[0-9;]*m", "", styled)
+    assert max(map(len, unstyled.splitlines())) <= 80
+
+
+@pytest.mark.skipif(not hasattr(tp, "pack"), reason="packing offline is not there yet")
 def test_pack_writes_packs(run, home):
     code, out, _ = run("pack", "costs.jsonl", *BUDGETS, "--out", "packs.parquet")
     assert code == 0

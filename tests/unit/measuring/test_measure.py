@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -248,11 +251,65 @@ def test_settings_know_the_tokenizer_and_the_template_but_no_paths(measured):
     assert describe(families.find(processor, chat=chat)) != same
 
 
+class FakeRay(types.ModuleType):
+    """What is used of Ray Data, in this process; batches come back in another order."""
+
+    def __init__(self):
+        super().__init__("ray")
+        self.data = types.ModuleType("ray.data")
+        self.data.range = FakeRange
+        self.data.ActorPoolStrategy = lambda min_size, max_size: (min_size, max_size)
+
+    is_initialized = staticmethod(lambda: True)
+    cluster_resources = staticmethod(lambda: {"CPU": 3.0})
+
+
+class FakeRange:
+    def __init__(self, n, override_num_blocks):
+        self.n = n
+
+    def map_batches(self, kind, *, fn_constructor_args, batch_size, batch_format, compute):
+        assert (batch_format, compute) == ("numpy", (1, 2))
+        starts = range(0, self.n, batch_size)
+        batches = [np.arange(a, min(a + batch_size, self.n)) for a in starts]
+        call = pickle.loads(pickle.dumps(kind))(*fn_constructor_args)
+        self.batches = [call({"id": batch}) for batch in reversed(batches)]
+        return self
+
+    def iter_batches(self, batch_size, batch_format):
+        return iter(self.batches)
+
+
+@pytest.fixture(params=["fake", "ray"])
+def ray(request, monkeypatch):
+    if request.param == "ray":
+        pytest.importorskip("ray")
+        return
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setitem(sys.modules, "ray.data", fake.data)
+
+
+@pytest.mark.usefixtures("ray")
 def test_ray_gives_the_same_table(tmp_path):
-    pytest.importorskip("ray")
     out = tmp_path / "costs.parquet"
     table = tp.costs.measure(Failing(N), ray=True, workers=2, on_error="skip", out=out)
     here = tp.costs.measure(Failing(N), workers=0, on_error="skip")
     assert rows(table) == rows(here) == rows(tp.costs.from_parquet(out))
     np.testing.assert_array_equal(table.unmeasured, [3, 70])
     assert table.reasons == here.reasons
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'treepack\[ray\]'"):
+        tp.costs.measure(Trees(3), ray=True)
+
+
+def test_a_bar_is_shown_where_it_is_asked_for(capsys):
+    pytest.importorskip("rich")
+    tp.costs.measure(Trees(N), workers=0)
+    assert capsys.readouterr().err == ""
+    tp.costs.measure(Trees(N), workers=0, progress=True)
+    assert f"{N}/{N}" in capsys.readouterr().err

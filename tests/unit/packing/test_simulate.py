@@ -189,6 +189,12 @@ def test_what_makes_no_sense_is_rejected(costs, budgets, kind, says):
         simulate(costs, budgets)
 
 
+@pytest.mark.parametrize("options", [{"sample": 0}, {"ranks": [4, 0]}, {"sample": 1.5}])
+def test_numbers_below_one_are_rejected(options):
+    with pytest.raises(errors.CostError, match="must be an integer of 1 or more"):
+        simulate({"tokens": [1]}, {"tokens": 2}, **options)
+
+
 def test_the_mixture_is_the_one_that_every_figure_was_measured_on():
     digests = {
         name: zlib.crc32(np.stack(mixture_sft.generate(name, 2_000, 3)[:2]).tobytes())
