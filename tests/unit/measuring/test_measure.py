@@ -219,6 +219,13 @@ def test_a_processor_stands_for_its_family(measured):
         assert family.measure(example).items() <= measured[index].items()
 
 
+def test_a_tree_among_records_has_a_shape_of_its_own():
+    tree = tp.MessageTree([1, 2], children=[tp.MessageTree([3])] * 3, costs={"patches": 0})
+    processor = tiny_models.qwen3_vl_processor()
+    table = tp.costs.measure([*talks(), tree], processor, workers=0)
+    assert table[2] == {"tokens": 5, "patches": 0, "branches": 3, "targets": 0, "pairs": 12}
+
+
 def test_a_table_of_other_settings_is_rejected_with_both(measured):
     def dataset(**options):
         processor = tiny_models.qwen3_vl_processor.__wrapped__()
@@ -245,6 +252,9 @@ def test_settings_know_the_tokenizer_and_the_template_but_no_paths(measured):
     assert same == measured.settings == json.loads(json.dumps(measured.settings))
     assert "/" not in json.dumps(same)
     processor.tokenizer.add_tokens(["fox"])
+    assert describe(families.find(processor)) != same
+    processor = tiny_models.qwen3_vl_processor.__wrapped__()
+    processor.chat_template = "{{ messages }}"
     assert describe(families.find(processor)) != same
     processor = tiny_models.qwen3_vl_processor.__wrapped__()
     chat = families.ChatFormat(user="Q: ", assistant=" A: ")

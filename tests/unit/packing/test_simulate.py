@@ -66,6 +66,10 @@ def test_what_waits_in_the_pool_is_counted_before_each_pack_leaves():
     # Four arrive, fill the pool, and leave together.
     assert found.outcomes[0].resident == {"tokens": 15}
     assert found.outcomes[0].resident_max == {"tokens": 15}
+    found = simulate({"tokens": [16] * 6}, {"tokens": 16}, pool_sizes=[2], sample=None)
+    # Two wait before each pack leaves, but for the last.
+    assert found.outcomes[0].resident == {"tokens": (5 * 32 + 16) / 6}
+    assert found.outcomes[0].resident_max == {"tokens": 32}
 
 
 def test_measured_pairs_take_the_place_of_the_estimate():
