@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import treepack as tp
-from common import machine, streams
+from common import machine
 from common.knapsack import KnapsackPacker
 from treepack._reference.packing import ReferencePacker
+from treepack.packing import mixture_sft as streams
 
 LIMITS = {"sft": 1.0206, "video": 1.0094, "image": 1.0008}
 """Rows over the volume bound that the default must not exceed, mean of five seeds."""

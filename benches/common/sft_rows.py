@@ -1,4 +1,4 @@
-"""Packed rows of the fine-tuning mixture: costs of `streams`, packed, with branches drawn.
+"""Packed rows of the fine-tuning mixture: costs of `mixture_sft`, packed, with branches drawn.
 
 Branches as Molmo2 reports them: 64 % of the examples have one, 90 % at most 8, 99 % at most 31.
 """
@@ -10,8 +10,7 @@ from itertools import islice
 
 import numpy as np
 import treepack as tp
-
-from . import streams
+from treepack.packing import mixture_sft as streams
 
 FRAME, STAMP = 83, 5
 """Image tokens of a video frame, and of the time stamp after it."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from treepack.dataset import PackedDataset
     from treepack.packing import Pack, Packer
     from treepack.packing.balance import Balance
+    from treepack.packing.simulation import simulate
     from treepack.sources.conversations import Conversations, group_conversations
     from treepack.sources.mixture import Mixture
 
@@ -40,6 +41,7 @@ __all__ = [
     "families",
     "group_conversations",
     "hf",
+    "simulate",
     "state",
     "testing",
     "train",
@@ -60,6 +62,7 @@ __getattr__, __dir__ = lazy_names(
         "TreeMask": "treepack._core",
         "collate": "treepack.batch",
         "group_conversations": "treepack.sources.conversations",
+        "simulate": "treepack.packing.simulation",
         "tree_attention": "treepack.attention",
         **{
             name: f"treepack.{name}"

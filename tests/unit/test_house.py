@@ -16,11 +16,14 @@ WINGS = [
     {"errors"},
     {"tree"},
     {"sources", "packing", "attention", "_reference"},
-    {"costs", "families", "batch"},
+    {"families", "batch"},
     {"dataset"},
-    {"state", "train", "testing"},
+    {"measuring"},
+    {"costs", "state", "train", "testing"},
     {"hf"},
     {"viz", "check"},
+    {"cli"},
+    {"__main__"},
 ]
 """Each wing imports from itself and from those before it; of one line, none imports another, but
 that ``attention`` runs its reference, and that two short names of ``check`` lie

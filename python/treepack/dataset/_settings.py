@@ -289,12 +289,17 @@ def check_seed(value: int) -> int:
     return int(value)
 
 
-def check_table(costs: Any) -> CostTable:
-    """A table of costs, not the numbers themselves."""
+def check_table(costs: Any, family: Family | None = None) -> CostTable:
+    """A table of costs, not the numbers themselves, measured with the settings of the family."""
     if not hasattr(costs, "attach"):
         raise DatasetError(
             f"costs is a {type(costs).__name__}; make a table of it with treepack.costs.from_numpy"
         )
+    settings = getattr(costs, "settings", None)
+    if settings is not None:
+        from treepack.families.settings import check_measured_with
+
+        check_measured_with(settings, family)
     table: CostTable = costs
     return table
 

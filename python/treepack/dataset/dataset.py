@@ -154,12 +154,12 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
     ) -> None:
         super().__init__()
         check_source(source)
-        if costs is not None:
-            source = check_table(costs).attach(source)
         requeues = is_one_of("on_cost_mismatch", on_cost_mismatch, "requeue")
         given = check_packs(packs, source, requeues)
         budgets = check_budgets(budgets, given)
         found = find_family(processor, family, chat, budgets)
+        if costs is not None:
+            source = check_table(costs, found).attach(source)
         fill = check_fill(vision_on_every_row, found)
         why_not_resumable, source_start = find_start(source)
         self.settings = Settings(

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from treepack.errors import DataError, FamilyError, TreepackError
 from treepack.families.chat_format import ChatFormat, Written, token_id
 from treepack.families.options import Options, checked_options, cut_clip, sample_frames
-from treepack.families.roots import LoadedRoot, MeasuredRoot
+from treepack.families.roots import LoadedRoot, MeasuredRoot, Outline
 from treepack.families.row_inputs import RowInputs
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.images import image_size
@@ -197,9 +197,20 @@ class Family(RowInputs, ABC):
         Raises:
             DataError: media that cannot be read, or that the model cannot take.
         """
+        return self.outline(conversations).costs
+
+    def outline(self, conversations: Conversations) -> Outline:
+        """What `measure` finds, and the lengths behind it.
+
+        Args:
+            conversations: the example.
+        """
         root = self.measure_root(conversations, self._see(conversations))
-        written = sum(len(branch.tokens) for branch in self.branches(conversations))
-        return {"tokens": root.n_tokens + written, **root.costs}
+        branches = self.branches(conversations)
+        lengths = tuple([len(branch.tokens) for branch in branches])
+        costs = {"tokens": root.n_tokens + sum(lengths), **root.costs}
+        targets = sum(_targets(branch, root.n_tokens > 0) for branch in branches)
+        return Outline(costs, root.n_tokens, lengths, targets, root.runs)
 
     def load(self, conversations: Conversations) -> MessageTree:
         """The tree of an example with its pixels; it costs exactly what `measure` says.
@@ -301,6 +312,13 @@ class Family(RowInputs, ABC):
         frames = sample_frames(self.processor.video_processor, clip, options) + first
         seconds = (frames - first * self.clip_counts_from_zero) / rate
         return Seen(medium, options, name, clip.height, clip.width, clip, frames, seconds)
+
+
+def _targets(written: Written, has_root: bool) -> int:
+    """Tokens of a branch that are trained on; the first one only if a token stands before it."""
+    labels = written.labels
+    trained = len(labels) - labels.count(IGNORE) + (written.end_target is not None)
+    return trained - (not has_root and bool(labels) and labels[0] != IGNORE)
 
 
 def _one_node(root: Int64, written: Written) -> dict[str, Any]:

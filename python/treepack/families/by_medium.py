@@ -153,7 +153,7 @@ class MediumFamily(Family):
         """Tokens and costs of what the conversations have in common."""
         visuals = [self._visual(medium) for medium in seen]
         root = self._lay(conversations, visuals)
-        return MeasuredRoot(len(root.tokens), {self.vision_cost: _cost(visuals)})
+        return MeasuredRoot(len(root.tokens), {self.vision_cost: _cost(visuals)}, root.runs)
 
     def load_root(self, conversations: Conversations, seen: Sequence[Seen]) -> LoadedRoot:
         """What the conversations have in common, with its arrays."""

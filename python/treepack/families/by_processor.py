@@ -160,7 +160,7 @@ class ProcessorFamily(Family):
             tokens, made = self._ask(pieces, [[]] * len(texts), seen, black)
             if len(self._measured) >= MOST_MEASURED:
                 self._measured.clear()
-            self._measured[key] = MeasuredRoot(len(tokens), self._costs(made))
+            self._measured[key] = MeasuredRoot(len(tokens), self._costs(made), self._runs(tokens))
         bare = self._measured[key]
         return bare._replace(n_tokens=bare.n_tokens + said)
 

@@ -45,10 +45,30 @@ class MeasuredRoot(NamedTuple):
     Attributes:
         n_tokens: how many it has.
         costs: what its media take of each budget beside tokens, in whole units by name.
+        runs: as in `Root`, or without the texts between media; ``None`` if it is not known.
     """
 
     n_tokens: int
     costs: dict[str, int]
+    runs: Int64 | None = None
+
+
+class Outline(NamedTuple):
+    """The lengths of an example, known before it is loaded.
+
+    Attributes:
+        costs: by name, as ``measure`` gives them.
+        root: tokens of the root.
+        branches: tokens of each branch.
+        targets: tokens that are trained on.
+        runs: image runs of the root, as in `MeasuredRoot`.
+    """
+
+    costs: dict[str, int]
+    root: int
+    branches: tuple[int, ...]
+    targets: int
+    runs: Int64 | None
 
 
 class LoadedRoot(NamedTuple):

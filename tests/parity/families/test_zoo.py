@@ -14,6 +14,7 @@ from helpers.tiny_models import photo
 from helpers.unrounded import unrounded
 from helpers.zoo.examples import image, rows, said, text_tree, video
 from treepack import families
+from treepack.measuring.shapes import shape_of_outline, shape_of_tree
 from treepack.sources.images import load_rgb
 
 # The processors of GLM and PaliGemma make arrays of lists of tensors.
@@ -58,6 +59,18 @@ def test_also_with_gradient_checkpointing(name):
     report = tp.testing.check_exact(model, family, found.get("mixed", found["images"]))
     assert report.logits < 1e-12
     assert report.gradients < 1e-11
+
+
+@pytest.mark.parametrize("name", zoo.BUILDERS)
+def test_branches_targets_and_pairs_are_measured_without_loading(name):
+    family, _ = make(name)
+    for example in (example for _, examples in rows(name) for example in examples):
+        outline, tree = family.outline(example), family.load(example)
+        row = tp.collate([tree], bidirectional=family.bidirectional)["treepack"]
+        found = shape_of_outline(outline, family.bidirectional)
+        stats = row.stats["branches"], row.stats["targets"], row.mask.area
+        assert found == stats == shape_of_tree(tree, family.bidirectional)
+        assert outline.costs == tree.cost
 
 
 def cost(call, example):

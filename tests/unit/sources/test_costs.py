@@ -103,3 +103,87 @@ def test_a_table_of_another_length_or_for_an_iterable_is_rejected():
 class _Iterable:
     def __iter__(self):
         return iter(())
+
+
+TRACES = {
+    "costs.csv": "tokens,name,crops\n9,a b,2\n\n4,c,\n",
+    "costs.jsonl": '{"key": 7, "tokens": 9, "crops": 2}\n\n{"tokens": 4, "crops": null}\n',
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_a_trace_is_read_and_what_is_missing_has_no_costs(tmp_path, name):
+    (tmp_path / name).write_text(TRACES[name])
+    table = tp.costs.read(tmp_path / name)
+    assert {k: column.tolist() for k, column in table.columns.items()} == {
+        "tokens": [9, 4],
+        "crops": [2, -1],
+    }
+    assert table.unmeasured.tolist() == [1]
+    with pytest.raises(errors.CostError, match=r"example 1: the table has no costs of it"):
+        table[1]
+    assert tp.costs.read(tmp_path / name, ["tokens"])[1] == {"tokens": 4}
+
+
+def test_npy_and_parquet_are_told_by_their_names(tmp_path):
+    pytest.importorskip("pyarrow")
+    np.save(tmp_path / "costs.npy", [[9, 2], [4, 1]])
+    table = tp.costs.read(tmp_path / "costs.npy", ["tokens", "crops"])
+    table.to_parquet(tmp_path / "costs.parquet")
+    assert tp.costs.read(tmp_path / "costs.parquet")[1] == {"tokens": 4, "crops": 1}
+    assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", "tokens\n9\nx\n", r"a.csv:3: tokens is 'x'; a cost must be an integer"),
+        ("a.csv", "tokens\n9,8\n", r"a.csv:2: has 2 fields and the first line 1"),
+        ("a.csv", "tokens\n-4\n", r"a.csv:2: has no integers"),
+        ("a.csv", "", r"a.csv: holds no examples"),
+        ("a.jsonl", '{"tokens": 9}\n{"token": 9}\n', r"a.jsonl:2: has no column 'tokens'"),
+        ("a.jsonl", '{"tokens": 9}\n{"tokens": 9.5}\n', r"a.jsonl:2: tokens is 9.5"),
+        ("a.jsonl", '{"tokens": 9}\n{"tokens": true}\n', r"a.jsonl:2: tokens is True"),
+        ("a.jsonl", "[9]\n", r"a.jsonl:1: is a list"),
+        ("a.jsonl", "{\n", r"a.jsonl:1: is no JSON"),
+        ("a.txt", "9\n", r"a.txt: costs are read from .parquet, .npy, .csv and .jsonl"),
+        ("a.npy", "", r"a.npy: an npy file does not name its columns"),
+    ],
+)
+def test_a_trace_that_makes_no_sense_names_file_line_and_column(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(errors.CostError, match=says):
+        tp.costs.read(tmp_path / name)
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match=r"there is no file nowhere.csv"):
+        tp.costs.read("nowhere.csv")
+
+
+def test_a_table_keeps_32_bits_where_they_are_enough(tmp_path):
+    pytest.importorskip("pyarrow")
+    table = tp.costs.CostTable(
+        {"tokens": [1, -1, 3], "pairs": [2**40, -1, 5]},
+        settings={"family": "text", "n": [1]},
+        reasons={1: "no such file"},
+    )
+    assert [column.dtype for column in table.columns.values()] == [np.int32, np.int64]
+    table.to_parquet(tmp_path / "costs.parquet")
+    again = tp.costs.from_parquet(tmp_path / "costs.parquet")
+    for name, column in table.columns.items():
+        np.testing.assert_array_equal(again.columns[name], column)
+    assert (again.settings, again.reasons) == (table.settings, table.reasons)
+    with pytest.raises(errors.CostError, match=r"example 1: .*no such file"):
+        again[1]
+
+
+def test_an_example_without_costs_obeys_on_error():
+    costs = tp.costs.CostTable(
+        {"tokens": [-1, *TOKENS[1:]], "crops": CROPS}, reasons={0: "no such file"}
+    )
+    stream = tp.PackedDataset(Trees(N), costs=costs, budgets=BUDGETS, on_error="skip")
+    found = {key for row in keys(stream) for key in row}
+    assert found == {f"example {i}" for i in range(1, N)}
+    with pytest.raises(errors.CostError, match=r"example 0: .*no such file"):
+        keys(tp.PackedDataset(Trees(N), costs=costs, budgets=BUDGETS))

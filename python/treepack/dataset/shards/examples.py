@@ -72,15 +72,17 @@ class Examples:
         try:
             if arrival.item is None and arrival.index is not None:
                 return arrival, self._named(self.source.measure(arrival.index))
-            item = self._item(arrival.item, arrival.name)
-            if isinstance(item, MessageTree):
-                item = self._finish(item, arrival.name)
-                cost = item.cost
-            else:
-                cost = dict(self._family(item).measure(item))
+            item, cost = self._cost(self._item(arrival.item, arrival.name), arrival.name)
         except Exception as error:
             raise failed("measuring", arrival.name, error) from error
         return Arrival(arrival.position, arrival.index, item), self._named(cost)
+
+    def _cost(self, item: Any, name: Any) -> tuple[Any, Mapping[str, int]]:
+        """An item made ready to wait in the pool, and what it costs."""
+        if isinstance(item, MessageTree):
+            tree = self._finish(item, name)
+            return tree, tree.cost
+        return item, dict(self._family(item).measure(item))
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
         # A state is JSON, which has no numbers of numpy.

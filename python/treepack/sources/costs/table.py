@@ -1,19 +1,20 @@
-"""Costs that are known before anything is loaded, from a Parquet or npy file."""
+"""Costs of all examples of a source, in memory, and a source that looks them up."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import CostError, DatasetError
+from treepack.sources.costs.parquet import write_parquet
 from treepack.sources.protocol import OrderedSource, is_map_style, load_example
 
-__all__ = ["CostTable", "from_numpy", "from_parquet"]
+UNKNOWN = -1
+"""Stands in a column where the example could not be measured."""
 
 
 class CostTable:
@@ -22,12 +23,19 @@ class CostTable:
     ``table[i]`` is the cost of example ``i`` as a dict by name.
 
     Args:
-        columns: for each cost an array of integers ``[n]``, in the unit of its budget.
+        columns: for each cost an array of integers ``[n]``, in the unit of its budget; -1 where the
+            example could not be measured.
         keys: integers ``[n]``, the source's index of each entry; by default entry ``i`` is example
             ``i``.
+        settings: what the costs depend on, JSON-safe, as `measure` writes it; by default nothing
+            is known of them. A `PackedDataset` whose model family has other settings rejects the
+            table.
+        reasons: why an example could not be measured, by its index.
 
     Attributes:
         names: of the costs, in the order of the columns.
+        settings: as given.
+        reasons: as given.
 
     Raises:
         CostError: there are no columns, a column is not integers ``[n]``, or the keys are not the
@@ -37,10 +45,17 @@ class CostTable:
         >>> table = CostTable({"tokens": [9, 4], "crops": [2, 1]}, keys=[1, 0])
         >>> len(table), table[0]
         (2, {'tokens': 4, 'crops': 1})
+        >>> table.columns["tokens"]
+        array([4, 9], dtype=int32)
     """
 
     def __init__(
-        self, columns: Mapping[str, npt.ArrayLike], keys: npt.ArrayLike | None = None
+        self,
+        columns: Mapping[str, npt.ArrayLike],
+        keys: npt.ArrayLike | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        reasons: Mapping[int, str] | None = None,
     ) -> None:
         arrays = {name: np.asarray(column) for name, column in columns.items()}
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -49,16 +64,71 @@ class CostTable:
         for name, array in arrays.items():
             if array.dtype.kind not in "iu":
                 raise CostError(f"cost column {name!r} must hold integers, got {array.dtype}")
+            if len(array) and int(array.max()) >= 2**63:
+                raise CostError(f"cost column {name!r} holds {array.max()}; it must be below 2**63")
         self.names = tuple(arrays)
-        self._entries = np.stack(list(arrays.values()), axis=1)
-        if keys is not None:
-            self._entries = self._entries[_order(np.asarray(keys), len(self))]
+        self.settings = settings
+        self.reasons = dict(reasons or {})
+        self._n = len(next(iter(arrays.values())))
+        order = None if keys is None else _order(np.asarray(keys), self._n)
+        self._columns = {
+            name: _narrow(array if order is None else array[order])
+            for name, array in arrays.items()
+        }
+
+    @property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The costs by name, integers ``[n]`` each, entry ``i`` that of example ``i``."""
+        return dict(self._columns)
+
+    @property
+    def unmeasured(self) -> npt.NDArray[np.intp]:
+        """Indices of the examples that could not be measured, increasing."""
+        bad = np.zeros(self._n, bool)
+        for column in self._columns.values():
+            bad |= column < 0
+        return np.flatnonzero(bad)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._n
 
     def __getitem__(self, index: int) -> dict[str, int]:
-        return dict(zip(self.names, self._entries[index].tolist(), strict=True))
+        cost = {name: column.item(index) for name, column in self._columns.items()}
+        if min(cost.values()) < 0:
+            number = range(self._n)[index]
+            reason = self.reasons.get(number, "it could not be measured when the table was made")
+            raise CostError(f"example {number}: the table has no costs of it: {reason}")
+        return cost
+
+    def __repr__(self) -> str:
+        unmeasured = len(self.unmeasured)
+        more = f", {unmeasured} of them unmeasured" if unmeasured else ""
+        return f"CostTable({len(self)} examples: {', '.join(self.names)}{more})"
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the table to a file that `from_parquet` reads; needs pyarrow, the extra ``data``.
+
+        The columns are ``key``, the index of the example, and the costs, null where an example
+        could not be measured; then there is a column ``error``, too. The file appears when it is
+        whole, and replaces one of that name.
+
+        Args:
+            path: of the file; its folder must exist.
+
+        Raises:
+            ImportError: pyarrow is not installed.
+            OSError: the file cannot be written.
+
+        Example:
+            >>> import tempfile, treepack as tp
+            >>> table = CostTable({"tokens": [9, -1]}, reasons={1: "no such file"})
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     table.to_parquet(f"{folder}/costs.parquet")
+            ...     again = tp.costs.from_parquet(f"{folder}/costs.parquet")
+            >>> again, again.reasons
+            (CostTable(2 examples: tokens, 1 of them unmeasured), {1: 'no such file'})
+        """
+        write_parquet(path, self._columns, self.reasons, self.settings)
 
     def attach(self, source: Any) -> TabledSource:
         """The same source with a ``measure`` that looks costs up, in the same order.
@@ -135,75 +205,11 @@ class OrderedTabledSource(TabledSource, OrderedSource):
         return ordered.draw(position, seed, shuffle)
 
 
-def from_numpy(costs: npt.ArrayLike | str | os.PathLike[str], names: Sequence[str]) -> CostTable:
-    """Costs from an array or an npy file.
-
-    Args:
-        costs: integers ``[n, len(names)]``, one line for each example of the source in its order;
-            or the path of an npy file with them.
-        names: of the columns, such as ``("tokens", "crops")``.
-
-    Raises:
-        CostError: another shape, or a dtype that is not an integer one.
-        OSError: the file cannot be read.
-
-    Example:
-        >>> import treepack as tp
-        >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2)]
-        >>> costs = tp.costs.from_numpy([[3], [4], [2]], ["tokens"])
-        >>> dataset = tp.PackedDataset(source, costs=costs, budgets={"tokens": 8}, shuffle=False)
-        >>> [batch["treepack"].keys for batch in dataset]
-        [[0, 1], [2]]
-    """
-    array = np.load(costs) if isinstance(costs, (str, os.PathLike)) else np.asarray(costs)
-    if array.ndim != 2 or array.shape[1] != len(names):
-        raise CostError(
-            f"costs must have shape [n, {len(names)}] for {list(names)}, got {list(array.shape)}"
-        )
-    return CostTable({name: array[:, i] for i, name in enumerate(names)})
-
-
-def from_parquet(
-    path: str | os.PathLike[str], names: Sequence[str] | None = None, key: str | None = "key"
-) -> CostTable:
-    """Costs from a Parquet file or a folder of them; needs pyarrow, the extra ``data``.
-
-    Args:
-        path: of the file or folder.
-        names: columns to read; by default every column of integers but the key.
-        key: column with the source's index of each entry. ``None``, or a column that is not there
-            or holds no integers, takes the entries in the order of the file.
-
-    Raises:
-        CostError: a column that is missing or holds no integers, or an index that is missing or
-            there twice.
-        ImportError: pyarrow is not installed.
-        OSError: there is no such file, or it cannot be read.
-
-    Example:
-        >>> import tempfile, pyarrow as pa, pyarrow.parquet as pq
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     columns = {"key": [1, 0], "tokens": [9, 4], "crops": [2, 1]}
-        ...     pq.write_table(pa.table(columns), f"{folder}/costs.parquet")
-        ...     table = from_parquet(f"{folder}/costs.parquet")
-        >>> table.names, table[0]
-        (('tokens', 'crops'), {'tokens': 4, 'crops': 1})
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pq.ParquetDataset(Path(path)).schema
-    whole = {field.name for field in schema if pa.types.is_integer(field.type)}
-    wanted = [n for n in schema.names if n in whole and n != key] if names is None else list(names)
-    if not wanted or not whole.issuperset(wanted):
-        raise CostError(
-            f"{os.fspath(path)} has no integer columns {[n for n in wanted if n not in whole]}; "
-            f"its columns are {schema.names}"
-        )
-    has_keys = key in whole
-    table = pq.read_table(path, columns=[*wanted, *([key] if has_keys else [])])
-    columns = {name: table.column(name).to_numpy() for name in wanted}
-    return CostTable(columns, table.column(key).to_numpy() if has_keys else None)
+def _narrow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers in 32 bits if they fit: ten million examples of two costs take 80 MB."""
+    least, most = (int(array.min()), int(array.max())) if len(array) else (0, 0)
+    fits = least >= -(2**31) and most < 2**31
+    return np.ascontiguousarray(array, np.int32 if fits else np.int64)
 
 
 def _order(keys: npt.NDArray[Any], n: int) -> npt.NDArray[np.intp]:

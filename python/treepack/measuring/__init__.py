@@ -1,0 +1,1 @@
+"""Measuring whole data sets: worker processes, part files, one table."""

@@ -1,0 +1,97 @@
+"""The Parquet file of a cost table: its columns, and what the costs depend on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY, NAME, REASON = "key", "name", "error"
+"""Columns beside the costs: the index in the source, what errors call the example, and why it has
+no costs."""
+
+SETTINGS = b"treepack"
+"""Name in the metadata under which the settings of the costs stand, as JSON."""
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+
+def pyarrow(doing: str) -> tuple[Any, Any]:
+    """The modules ``pyarrow`` and ``pyarrow.parquet``.
+
+    Raises:
+        ImportError: it is not installed; the message names the extra.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(f"{doing} needs pyarrow: pip install 'treepack[data]'") from error
+    return pyarrow, pyarrow.parquet
+
+
+@contextmanager
+def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to; when the block ends well, its file moves to ``path``, at once."""
+    target = Path(path)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_parquet(
+    path: str | os.PathLike[str],
+    columns: Columns,
+    reasons: Mapping[int, str],
+    settings: Mapping[str, Any] | None,
+) -> None:
+    """Write a whole table; see `CostTable.to_parquet`."""
+    n = len(next(iter(columns.values())))
+    write_pieces(path, [(np.arange(n), columns, None, reasons)], settings, bool(reasons))
+
+
+def write_pieces(
+    path: str | os.PathLike[str],
+    pieces: Iterable[tuple[npt.NDArray[Any], Columns, list[str] | None, Mapping[int, str]]],
+    settings: Mapping[str, Any] | None,
+    has_reasons: bool,
+) -> None:
+    """Write a table piece by piece, so that it need not be in memory whole.
+
+    Args:
+        path: of the file, which appears when it is whole.
+        pieces: keys, costs, names and reasons of some examples each; at least one piece.
+        settings: what the costs depend on.
+        has_reasons: whether there is a column for them.
+    """
+    pa, pq = pyarrow(f"writing {os.fspath(path)}")
+    told = {} if settings is None else {SETTINGS: json.dumps(settings).encode()}
+    with appearing(path) as unfinished:
+        writer = None
+        for keys, columns, names, reasons in pieces:
+            arrays = {KEY: pa.array(keys, pa.int64())}
+            if names is not None:
+                arrays[NAME] = pa.array(names, pa.string())
+            for name, column in columns.items():
+                arrays[name] = pa.array(column.astype(np.int64), mask=column < 0)
+            if has_reasons:
+                found = [reasons.get(key) for key in keys.tolist()]
+                arrays[REASON] = pa.array(found, pa.string())
+            table = pa.table(arrays)
+            if writer is None:
+                writer = pq.ParquetWriter(unfinished, table.schema.with_metadata(told))
+            writer.write_table(table.replace_schema_metadata(told))
+        if writer is not None:
+            writer.close()
