@@ -133,6 +133,7 @@ impl Packer {
                 steps: setting("steps", steps)?,
                 gamma: setting("gamma", gamma)?,
                 age: setting("age", age)?,
+                steps_after_full: None,
             },
         };
         let budgets = read_budgets(budgets)?;
