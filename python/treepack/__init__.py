@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from treepack.batch import PackedBatch, collate
     from treepack.dataset import PackedDataset
     from treepack.packing import Pack, Packer
+    from treepack.packing.offline import pack
     from treepack.sources.conversations import Conversations, group_conversations
     from treepack.sources.mixture import Mixture
 
@@ -38,6 +39,7 @@ __all__ = [
     "families",
     "group_conversations",
     "hf",
+    "pack",
     "state",
     "testing",
     "train",
@@ -57,6 +59,7 @@ __getattr__, __dir__ = lazy_names(
         "TreeMask": "treepack._core",
         "collate": "treepack.batch",
         "group_conversations": "treepack.sources.conversations",
+        "pack": "treepack.packing.offline",
         "tree_attention": "treepack.attention",
         **{
             name: f"treepack.{name}"

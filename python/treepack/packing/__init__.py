@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from treepack._core import Pack, Packer
+from treepack.packing.packs import Packs
 
-__all__ = ["Pack", "Packer"]
+__all__ = ["Pack", "Packer", "Packs"]

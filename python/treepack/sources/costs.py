@@ -60,6 +60,11 @@ class CostTable:
     def __getitem__(self, index: int) -> dict[str, int]:
         return dict(zip(self.names, self._entries[index].tolist(), strict=True))
 
+    @property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """For each cost an array of integers ``[n]``, in the order of the source."""
+        return {name: self._entries[:, place] for place, name in enumerate(self.names)}
+
     def attach(self, source: Any) -> TabledSource:
         """The same source with a ``measure`` that looks costs up, in the same order.
 

@@ -7,6 +7,7 @@
 )]
 
 mod arguments;
+mod offline;
 mod options;
 mod state;
 
@@ -361,5 +362,6 @@ impl Packer {
 /// Adds the classes to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Pack>()?;
+    m.add_class::<offline::OfflinePacker>()?;
     m.add_class::<Packer>()
 }
