@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from treepack.dataset import PackedDataset
     from treepack.packing import Pack, Packer
     from treepack.packing.balance import Balance
+    from treepack.packing.offline import pack
     from treepack.packing.simulation import simulate
     from treepack.sources.conversations import Conversations, group_conversations
     from treepack.sources.mixture import Mixture
@@ -41,6 +42,7 @@ __all__ = [
     "families",
     "group_conversations",
     "hf",
+    "pack",
     "simulate",
     "state",
     "testing",
@@ -63,6 +65,7 @@ __getattr__, __dir__ = lazy_names(
         "collate": "treepack.batch",
         "group_conversations": "treepack.sources.conversations",
         "simulate": "treepack.packing.simulation",
+        "pack": "treepack.packing.offline",
         "tree_attention": "treepack.attention",
         **{
             name: f"treepack.{name}"

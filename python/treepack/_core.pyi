@@ -17,6 +17,7 @@ __all__ = [
     "WINDOW",
     "BudgetError",
     "CostError",
+    "OfflinePacker",
     "OversizeError",
     "Pack",
     "Packer",
@@ -71,6 +72,25 @@ class Pack:
     @property
     def is_oversize(self) -> bool: ...
     def __len__(self) -> int: ...
+
+@final
+class OfflinePacker:
+    def __new__(
+        cls,
+        budgets: Mapping[str, SupportsIndex],
+        costs: npt.NDArray[np.uint32],
+        *,
+        order: str,
+        effort: str,
+        window: int,
+        seed: int,
+        early: bool,
+        oversize: str,
+    ) -> OfflinePacker: ...
+    def advance(self, count: int) -> bool: ...
+    def finish(self) -> dict[str, Any]: ...
+    @property
+    def progress(self) -> tuple[int, int]: ...
 
 @final
 class Packer:

@@ -89,7 +89,9 @@ def check_exactly_once(
         assert not lost, f"{lost.total()} examples were lost, such as {_some(lost)}"
         assert not extra, f"{extra.total()} examples came too often, such as {_some(extra)}"
     elif is_map_style(dataset.source):
-        out, n = seen.total() + sum(counted.values()), epochs * len(dataset.source)
+        packs = dataset.settings.packs
+        each = len(dataset.source) if packs is None else len(packs.members)
+        out, n = seen.total() + sum(counted.values()), epochs * each
         # What was counted after the last batch stays in the workers.
         skips = dataset.settings.policy.skips or any(counted.values())
         late = num_workers and out < n and skips
@@ -104,8 +106,13 @@ def _check_none_lost(state: Mapping[str, Any], given: Counter[int]) -> None:
     So a lost pack cannot pass for examples that were skipped after the last batch of a worker.
     """
     shard = shards_of(state)[last_shard(state)]
-    read = len(range(shard.shard, shard.position, state["virtual_shards"]))
-    out, counted, held = given[shard.shard], shard.skipped + shard.dropped, len(shard.held)
+    if "packs" in state["fingerprint"]:
+        # Positions are those of packs, of which each has examples of its own.
+        read, held = shard.counters[0], len(shard.pending)
+    else:
+        read = len(range(shard.shard, shard.position, state["virtual_shards"]))
+        held = len(shard.held)
+    out, counted = given[shard.shard], shard.skipped + shard.dropped
     assert out + counted + held == read, (
         f"virtual shard {shard.shard} has read {read} examples; {out} came out, {counted} were "
         f"counted and {held} wait"

@@ -11,7 +11,7 @@ import treepack as tp
 from helpers.cases import cases
 from torch.utils.data import DataLoader
 from treepack import errors
-from treepack.testing import check_resume_everywhere
+from treepack.testing import check_exactly_once, check_resume_everywhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 BUDGETS = {"tokens": 20}
@@ -23,7 +23,7 @@ def trees(n=40):
 
 
 def some_packs(source, budgets=BUDGETS, rng=None):
-    """Filled one after the other, in a random order."""
+    """Filled one after the other, in a random order: some are far from full."""
     rng = rng or np.random.default_rng(0)
     offsets, members, used = [0], [], 0
     for index in rng.permutation(len(source)).tolist():
@@ -53,6 +53,9 @@ def keys(stream, **options):
 
 
 def test_rows_are_the_packs_in_their_order_or_in_a_seeded_one():
+    costs = {"tokens": [tree.n_tokens for tree in trees()]}
+    packed = tp.pack(costs, BUDGETS, effort="best")
+    assert keys(make(packed, shuffle=False)) == lists(packed)
     for rng in cases(20, "given packs"):
         source = trees(int(rng.integers(1, 60)))
         packs = some_packs(source, rng=rng)
@@ -127,6 +130,12 @@ class Failing(list):
         return super().__getitem__(index)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_example_comes_once(workers):
+    check_exactly_once(make(epochs=2, virtual_shards=2), range(40), workers)
+    check_exactly_once(make(source=Failing(trees()), packs=some_packs(trees()), on_error="skip"))
+
+
 def test_an_example_that_fails_is_lost_alone():
     source = Failing(trees())
     packs = some_packs(trees())
@@ -170,7 +179,7 @@ def test_a_pack_over_a_budget_is_named():
 
 def test_budgets_are_those_of_the_packs_unless_others_are_given():
     packs = some_packs(trees())
-    packs.budgets = {"tokens": 24}
+    packs.settings = {"budgets": {"tokens": 24}}
     stream = tp.PackedDataset(trees(), packs=packs)
     assert stream.budgets == {"tokens": 24}
     with pytest.raises(errors.BudgetError, match="budgets are missing"):
@@ -211,3 +220,80 @@ def test_length_is_known_of_packs_alone():
         make().set_epoch(-1)
     with pytest.raises(errors.DatasetError, match="its order is its own"):
         tp.PackedDataset(ITERABLE, budgets=BUDGETS).set_epoch(1)
+
+
+def balanced(rank=0, world=4, **options):
+    source = trees(400)
+    costs = tp.costs.from_numpy([[tree.n_tokens] for tree in source], ["tokens"])
+    packs = some_packs(source, rng=np.random.default_rng(3))
+    given = {"balance": tp.Balance(accumulate=2), "costs": costs, **options}
+    return make(packs, source, shard=(rank, world), **given)
+
+
+def step_costs(ranks):
+    """Tokens of each rank in each step of two packs."""
+    tokens = [[row["treepack"].stats["tokens"] for row in rank] for rank in ranks]
+    return np.array(tokens).reshape(len(ranks), -1, 2).sum(2).T
+
+
+def test_ranks_of_a_balanced_dataset_finish_together_and_give_every_pack_once():
+    world = 4
+    ranks = [list(balanced(rank, world)) for rank in range(world)]
+    rows = sorted(row["treepack"].keys for rank in ranks for row in rank)
+    plain = [list(balanced(rank, world, balance=None)) for rank in range(world)]
+    assert rows == sorted(row["treepack"].keys for rank in plain for row in rank)
+
+    def imbalance(ranks):
+        n = len(min(ranks, key=len)) // 2 * 2
+        loads = step_costs([rank[:n] for rank in ranks])
+        return (loads.max(1) / loads.mean(1) - 1).mean()
+
+    assert imbalance(ranks) < 0.5 * imbalance(plain)
+
+
+def test_a_balanced_dataset_resumes_on_as_many_ranks():
+    assert check_resume_everywhere(balanced(0, 1)) > 5
+    check_resume_everywhere(balanced(1, 2), num_workers=2, every=9)
+    state = balanced(0, 2).state_dict()
+    with pytest.raises(errors.StateError, match="ranks was 2 and is 4"):
+        balanced(0, 4).load_state_dict(state)
+    other = balanced(0, 2, balance=tp.Balance(accumulate=2, window=3))
+    with pytest.raises(errors.StateError, match="packs was"):
+        other.load_state_dict(state)
+
+
+def test_steps_are_of_the_size_that_was_balanced():
+    packs, _ = next(tp.train.steps(balanced(0, 1), accumulate=2))
+    assert len(packs) == 2
+    with pytest.raises(errors.DatasetError, match="balanced for accumulate=2"):
+        next(tp.train.steps(balanced(0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"costs": None}, "pass costs="),
+        ({"packs": None}, "make them with treepack.pack"),
+    ],
+)
+def test_a_balance_needs_packs_and_costs(options, told):
+    with pytest.raises(errors.DatasetError, match=told):
+        tp.PackedDataset(
+            trees(),
+            **{
+                "packs": some_packs(trees()),
+                "budgets": BUDGETS,
+                "balance": tp.Balance(),
+                "costs": tp.costs.from_numpy([[1]] * 40, ["tokens"]),
+                **options,
+            },
+        )
+
+
+def test_a_budget_without_a_weight_cannot_be_balanced():
+    costs = tp.costs.from_numpy([[3]] * 40, ["frames"])
+    packs = tp.pack(costs, {"frames": 9})
+    with pytest.raises(errors.BudgetError, match=r"unit of \['frames'\]"):
+        tp.PackedDataset(trees(), packs=packs, costs=costs, balance=tp.Balance())
+    weights = {"frames": 2.0}
+    assert tp.PackedDataset(trees(), packs=packs, costs=costs, balance=tp.Balance(weights=weights))

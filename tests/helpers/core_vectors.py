@@ -154,6 +154,9 @@ def draw_packs(rng: np.random.Generator) -> Iterator[PackCase]:
     for pool_size in (5, 7, 7, 7, 7, 7):
         settings = {**plain, "pool_size": pool_size, "gamma": 900, "age": 0}
         yield PackCase([1_000, 1_000], settings, [_halves(rng) for _ in range(160)])
+    for pool_size in (60, 96):
+        settings = {**plain, "pool_size": pool_size}
+        yield PackCase([16_384, 128], settings, [_cost(rng, [16_384, 128]) for _ in range(260)])
 
 
 def _halves(rng: np.random.Generator) -> list[int]:

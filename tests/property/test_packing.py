@@ -12,12 +12,12 @@ from helpers import cases
 from treepack._reference.packing import ReferencePacker
 
 
-def random_stream(rng, oversize=False):
+def random_stream(rng, oversize=False, longest=60):
     """Budgets and costs of every proportion: tiny and huge budgets, dominant and equal items."""
     sizes = [int(rng.choice([3, 20, 128, 16_384, 1 << 31])) for _ in range(rng.integers(1, 6))]
     budgets = {f"budget{d}": size for d, size in enumerate(sizes)}
     costs = []
-    for _ in range(int(rng.integers(1, 60))):
+    for _ in range(int(rng.integers(1, longest))):
         scale = int(rng.integers(1, 9))
         cost = {name: int(rng.integers(0, size // scale + 2)) for name, size in budgets.items()}
         if not oversize or rng.random() < 0.9:
@@ -28,9 +28,9 @@ def random_stream(rng, oversize=False):
     return budgets, costs
 
 
-def random_settings(rng):
+def random_settings(rng, smallest=1, largest=20):
     return {
-        "pool_size": int(rng.integers(1, 20)),
+        "pool_size": int(rng.integers(smallest, largest)),
         "early": bool(rng.random() < 0.3),
         "solver": str(rng.choice(["anchors", "anchors", "anchors", "first_fit"])),
         "anchors": int(rng.integers(1, 10)),
@@ -119,6 +119,31 @@ def test_the_core_packs_as_its_python_reference():
             pack = core.push(key, cost)
             assert (pack and pack.keys) == reference.push(key, cost)
         assert [pack.keys for pack in core.flush()] == list(reference.flush())
+
+
+def test_a_larger_pool_packs_as_its_reference_and_keeps_every_law():
+    """Behind the 48 oldest not every example is a candidate; budgets, waits and states hold on."""
+    for rng in cases.cases(60, "larger pools"):
+        budgets, costs = random_stream(rng, longest=250)
+        settings = random_settings(rng, 40, 120) | {"steps": int(rng.choice([1, 50, 2_000]))}
+        core, reference = tp.Packer(budgets, **settings), ReferencePacker(budgets, **settings)
+        packs = []
+        for key, cost in enumerate(costs):
+            pack = core.push(key, cost)
+            assert (pack and pack.keys) == reference.push(key, cost)
+            if pack:
+                packs.append(pack)
+                for left in core.keys:
+                    total = {name: pack.cost[name] + costs[left][name] for name in budgets}
+                    assert any(total[name] > budgets[name] for name in budgets)
+                core, saved = tp.Packer(budgets, **settings), core.state()
+                core.restore(saved)
+        flushed = core.flush()
+        assert [pack.keys for pack in flushed] == list(reference.flush())
+        packs += flushed
+        assert sorted(key for pack in packs for key in pack.keys) == list(range(len(costs)))
+        assert all(max(pack.waits) < settings["pool_size"] for pack in packs)
+        assert all(pack.cost[name] <= budgets[name] for pack in packs for name in budgets)
 
 
 def test_a_restored_packer_goes_on_as_if_nothing_had_happened():

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 STEPS_AFTER_FULL = 700
+STEPS_AFTER_FULL_BEYOND = 1_400
 LEAST_STEPS = 64
+FRONT = 48
+BEHIND = 12
 
 Sizes = tuple[int, ...]
 
@@ -133,8 +136,8 @@ class ReferencePacker:
             waste.append((y * y) >> 16)
         for item in self.pool:
             share = self._share(item)
-            waited = self.packs - item.arrival
-            old = min(waited * self.age * 48 // self.pool_size, 4096) // 64
+            waited = max(0, self._front_now() - item.arrival)
+            old = min(waited * self.age * 48 // min(self.pool_size, FRONT), 4096) // 64
             item.premium = 256 + (share * self.gamma >> 10) + old
             plain = sum(w * s for w, s in zip(unit, item.size, strict=True))
             item.value = (plain >> 8) * item.premium
@@ -152,12 +155,16 @@ class ReferencePacker:
             range(len(self.pool)), key=lambda i: ([-self.pool[i].size[d] for d in smallest], i)
         )
 
+    def _front_now(self) -> int:
+        """Packs emitted when the youngest of the front arrived; if that is all there is, now."""
+        return self.packs if len(self.pool) <= FRONT else self.pool[FRONT - 1].arrival
+
     def _starts(self, oldest_only: bool) -> list[int]:
-        """The oldest item, then the hardest to place; only the oldest if it must go now."""
-        has_slack = self.packs + 1 - self.pool[0].arrival <= self.pool_size - 1
-        if oldest_only or not has_slack:
+        """The oldest item, then the hardest of the front; only the oldest if it must go now."""
+        if oldest_only or not self._has_slack():
             return [0]
-        others = sorted(range(1, len(self.pool)), key=lambda i: (-self._share(self.pool[i]), i))
+        front = range(1, min(len(self.pool), FRONT))
+        others = sorted(front, key=lambda i: (-self._share(self.pool[i]), i))
         return [0, *others[: self.anchors - 1]]
 
     def _complete(
@@ -166,7 +173,12 @@ class ReferencePacker:
         """The most valuable items beside ``start`` that a bounded search finds, then what fits."""
         rest = [limit - s for limit, s in zip(self.limits, self.pool[start].size, strict=True)]
         candidates = [i for i in order if i != start and fits(self.pool[i].size, rest)]
-        chosen, used = search([self.pool[i] for i in candidates], self.limits, prices, rest, steps)
+        behind = [i for i in candidates if i >= FRONT]
+        spaced = set(evenly_spaced(behind, BEHIND))
+        candidates = [i for i in candidates if i < FRONT or i in spaced]
+        after_full = STEPS_AFTER_FULL if len(self.pool) <= FRONT else STEPS_AFTER_FULL_BEYOND
+        items = [self.pool[i] for i in candidates]
+        chosen, used = search(items, self.limits, prices, rest, steps, after_full)
         return self._filled_up({start, *(candidates[c] for c in chosen)}), used
 
     def _filled_up(self, chosen: set[int]) -> set[int]:
@@ -177,11 +189,24 @@ class ReferencePacker:
                 chosen.add(i)
         return chosen
 
+    def _has_slack(self) -> bool:
+        """Whether the oldest may wait for another pack: in the pool, and in the front by itself."""
+        oldest = self.pool[0].arrival
+        return (
+            self.packs + 1 - oldest <= self.pool_size - 1
+            and self._front_now() + 1 - oldest <= min(self.pool_size, FRONT) - 1
+        )
+
     def _leaves_time(self, chosen: set[int]) -> bool:
-        """Whether everyone left can still go in time, given that the oldest can always go next."""
+        """Whether everyone left can still go in time, given that the oldest can always go next.
+
+        What is left of the front must also keep the times of a pool of that size.
+        """
         left = [item for i, item in enumerate(self.pool) if i not in chosen]
-        return 0 in chosen or all(
-            self.packs + 1 - item.arrival + i <= self.pool_size - 1 for i, item in enumerate(left)
+        front = [item for i, item in enumerate(self.pool[:FRONT]) if i not in chosen]
+        return 0 in chosen or (
+            in_time(left, self.packs, self.pool_size)
+            and in_time(front, self._front_now(), min(self.pool_size, FRONT))
         )
 
     def _loss(self, prices: Prices, left: Sequence[int]) -> int:
@@ -194,8 +219,24 @@ def fits(size: Sequence[int], rest: Sequence[int]) -> bool:
     return all(s <= r for s, r in zip(size, rest, strict=True))
 
 
+def in_time(left: Sequence[Item], now: int, pool_size: int) -> bool:
+    """Whether all go in time if each of the next packs takes the oldest alone."""
+    return all(now + 1 - item.arrival + i <= pool_size - 1 for i, item in enumerate(left))
+
+
+def evenly_spaced(items: Sequence[int], count: int) -> list[int]:
+    """``count`` of the items, or all if they are fewer."""
+    n = len(items)
+    return [item for j, item in enumerate(items) if (j + 1) * count // n != j * count // n]
+
+
 def search(
-    items: Sequence[Item], limits: Sizes, prices: Prices, rest: Sequence[int], steps: int
+    items: Sequence[Item],
+    limits: Sizes,
+    prices: Prices,
+    rest: Sequence[int],
+    steps: int,
+    after_full: int = STEPS_AFTER_FULL,
 ) -> tuple[list[int], int]:
     """Depth-first search for the most valuable items that fit into ``rest``.
 
@@ -234,7 +275,7 @@ def search(
         if value > best:
             best, best_path = value, list(path)
         if not was_full and rest[prices.scarce] <= limits[prices.scarce] // 4096:
-            was_full, limit = True, min(limit, used + STEPS_AFTER_FULL)
+            was_full, limit = True, min(limit, used + after_full)
         if all(r <= b // 4096 for r, b in zip(rest, limits, strict=True)):
             break
     return best_path, used

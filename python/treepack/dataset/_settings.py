@@ -19,6 +19,7 @@ from treepack.sources.protocol import OrderedSource, is_map_style
 
 if TYPE_CHECKING:
     from treepack.families import Family
+    from treepack.packing.balance import Balance
     from treepack.sources.costs import CostTable
     from treepack.tree import MessageTree
 
@@ -153,6 +154,8 @@ class Settings:
         more: dict[str, Any] = {"epoch": self.epoch} if self.epoch else {}
         if self.packs is not None:
             more["packs"] = self.packs.digest
+            if self.packs.balance is not None:
+                more["ranks"] = self.find_shard()[1]
         return {
             "source": kind,
             "seed": self.seed,
@@ -304,13 +307,21 @@ def check_table(costs: Any, family: Family | None = None) -> CostTable:
     return table
 
 
-def check_packs(packs: Any, source: Any, requeues: bool) -> GivenPacks | None:
+def check_packs(
+    packs: Any, source: Any, requeues: bool, balance: Balance | None, costs: Any
+) -> GivenPacks | None:
     """Packs that were made before, of the examples of this source.
 
     Raises:
-        DatasetError: they are something else; or settings that packing on the fly alone has.
+        DatasetError: they are something else; settings that packing on the fly alone has; or a
+            balance without packs or costs.
     """
     if packs is None:
+        if balance is not None:
+            raise DatasetError(
+                "balance= deals packs whose costs are known; make them with treepack.pack, and "
+                "pass packs="
+            )
         return None
     if not is_map_style(source):
         raise DatasetError(
@@ -321,7 +332,11 @@ def check_packs(packs: Any, source: Any, requeues: bool) -> GivenPacks | None:
         raise DatasetError(
             'on_cost_mismatch="requeue" needs a pool to wait in, and packs= has none; leave it out'
         )
-    return GivenPacks(packs, len(source))
+    if balance is None:
+        return GivenPacks(packs, len(source))
+    if costs is None:
+        raise DatasetError("balance= weighs the costs of examples; pass costs=, their table")
+    return GivenPacks(packs, len(source), balance, check_table(costs, None).columns)
 
 
 def check_budgets(budgets: Any, packs: GivenPacks | None) -> dict[str, int]:

@@ -37,6 +37,8 @@ from treepack.sources.protocol import check_source, find_start, is_map_style
 
 if TYPE_CHECKING:
     from treepack.families import Family
+    from treepack.packing.balance import Balance
+    from treepack.packing.packs import Packs
     from treepack.sources.costs import CostTable
     from treepack.tree import MessageTree
 
@@ -59,6 +61,8 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         packs: packs made before, by `treepack.pack`; their rows come in the seeded order, anew in
             each epoch, or with ``shuffle=False`` in their own. Nothing waits in a pool,
             ``pool_size`` and ``packer`` have no effect, and ``len(dataset)`` is known.
+        balance: a `treepack.Balance`, so that ranks finish each step together: it deals ``packs``
+            by their ``costs``. States then fit the same number of ranks alone.
         costs: costs known in advance, from ``treepack.costs``: the source then needs no
             ``measure``, and its examples are loaded when they have been selected.
         processor: Hugging Face processor of the model; it selects the model family.
@@ -131,7 +135,8 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         source: Any,
         *,
         budgets: Mapping[str, int] | None = None,
-        packs: Any = None,
+        packs: Packs | None = None,
+        balance: Balance | None = None,
         costs: CostTable | None = None,
         processor: Any = None,
         family: str | Family | None = None,
@@ -155,7 +160,7 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         super().__init__()
         check_source(source)
         requeues = is_one_of("on_cost_mismatch", on_cost_mismatch, "requeue")
-        given = check_packs(packs, source, requeues)
+        given = check_packs(packs, source, requeues, balance, costs)
         budgets = check_budgets(budgets, given)
         found = find_family(processor, family, chat, budgets)
         if costs is not None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from treepack.errors import StateError
 
-VERSION = 2
+VERSION = 3
 
 MOST_SHOWN = 200
 """Characters of a damaged state that a message shows."""

@@ -7,7 +7,8 @@ type Costs = Vec<Vec<u64>>;
 
 fn settings() -> impl Strategy<Value = Settings> {
     (
-        1usize..20,
+        // Beyond 48 not every example is a candidate.
+        prop_oneof![3 => 1usize..20, 1 => 40usize..120],
         any::<bool>(),
         any::<bool>(),
         1u32..10,
@@ -37,13 +38,14 @@ fn stream() -> impl Strategy<Value = (Vec<u64>, Costs)> {
     let size = prop_oneof![1u64..10, 100u64..20_000, Just(MAX_BUDGET)];
     prop::collection::vec(size, 1..12).prop_flat_map(|budgets| {
         let one: Vec<_> = budgets.iter().map(|&b| 0..=b).collect();
-        let costs = prop::collection::vec(one, 0..60).prop_map(|mut costs: Costs| {
-            costs
-                .iter_mut()
-                .filter(|c| c.iter().all(|&x| x == 0))
-                .for_each(|c| c[0] = 1);
-            costs
-        });
+        let costs = prop::collection::vec(one, prop_oneof![3 => 0..60usize, 1 => 60..250usize])
+            .prop_map(|mut costs: Costs| {
+                costs
+                    .iter_mut()
+                    .filter(|c| c.iter().all(|&x| x == 0))
+                    .for_each(|c| c[0] = 1);
+                costs
+            });
         (Just(budgets), costs)
     })
 }

@@ -40,6 +40,7 @@ fn packer(fields: &BTreeMap<&str, &str>) -> Packer<usize> {
             steps: number("steps"),
             gamma: number("gamma"),
             age: number("age"),
+            ..Search::default()
         },
         ..Settings::default()
     };

@@ -145,15 +145,17 @@ def make_readers(
 def _by_index(
     settings: Settings, points: Mapping[int, ResumePoint], virtual_shards: int
 ) -> dict[int, IndexedReader]:
+    packs, seed = settings.packs, settings.seed
     # Packs that were made before are read by number as examples are.
-    source = settings.source if settings.packs is None else settings.packs
+    source = settings.source if packs is None else packs
     epochs, skipped = settings.epochs, settings.epoch * len(source)
     # Asked for each example: an abstract class is slow to ask for its instances.
     chosen = source.draw if isinstance(source, OrderedSource) else partial(draw_evenly, source)
 
-    def order(position: int) -> int:
-        return chosen(position + skipped, settings.seed, settings.shuffle)
+    def drawn(position: int) -> int:
+        return chosen(position + skipped, seed, settings.shuffle)
 
+    order = drawn if packs is None else packs.ordered(drawn, settings.find_shard()[1], seed)
     end = None if epochs is None and len(source) else len(source) * (epochs or 1)
     return {
         shard: IndexedReader(source, order, end, point.position, virtual_shards)

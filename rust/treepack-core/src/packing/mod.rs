@@ -18,11 +18,13 @@
 
 mod budget;
 mod error;
+mod offline;
 mod packer;
 mod pool;
 mod select;
 
 pub use budget::{Budgets, MAX_BUDGET, MAX_BUDGETS};
 pub use error::PackError;
+pub use offline::{Effort, Offline, OfflineSettings, Order, PackList, MAX_EXAMPLES};
 pub use packer::{Counters, Oversize, Pack, Packer, Settings, State, MAX_POOL};
 pub use select::{Search, Solver};

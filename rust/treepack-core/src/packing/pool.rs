@@ -1,5 +1,9 @@
 //! The candidates, in order of arrival.
 
+/// The front of a pool are its oldest items, up to this many: anchors are picked there and waits
+/// are measured there, so that a pool of any size packs as one of this size does, or better.
+pub(super) const FRONT: usize = 48;
+
 /// Keys, costs and arrival numbers of the examples that wait, oldest first.
 #[derive(Debug, Clone)]
 pub(super) struct Pool<K> {
@@ -31,6 +35,25 @@ pub(super) struct View<'a> {
 impl View<'_> {
     pub fn len(&self) -> usize {
         self.arrivals.len()
+    }
+
+    /// The front of the pool, as if it were a pool of its own into which the youngest of it has
+    /// just come.
+    pub fn front(&self) -> Self {
+        let n = self.len().min(FRONT);
+        let is_all = n == self.len();
+        Self {
+            budgets: self.budgets,
+            costs: &self.costs[..n * self.budgets.len()],
+            arrivals: &self.arrivals[..n],
+            shares: &self.shares[..n],
+            now: if is_all {
+                self.now
+            } else {
+                self.arrivals[n - 1]
+            },
+            pool_size: self.pool_size.min(FRONT as u64),
+        }
     }
 }
 

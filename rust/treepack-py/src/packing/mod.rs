@@ -7,6 +7,7 @@
 )]
 
 mod arguments;
+mod offline;
 mod options;
 mod state;
 
@@ -133,6 +134,7 @@ impl Packer {
                 steps: setting("steps", steps)?,
                 gamma: setting("gamma", gamma)?,
                 age: setting("age", age)?,
+                steps_after_full: None,
             },
         };
         let budgets = read_budgets(budgets)?;
@@ -360,5 +362,6 @@ impl Packer {
 /// Adds the classes to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Pack>()?;
+    m.add_class::<offline::OfflinePacker>()?;
     m.add_class::<Packer>()
 }

@@ -1,7 +1,7 @@
 //! Options of a packer that are words.
 
 use pyo3::PyResult;
-use treepack_core::packing::{Oversize, Solver};
+use treepack_core::packing::{Effort, Order, Oversize, Solver};
 
 use crate::errors::BudgetError;
 
@@ -18,6 +18,10 @@ pub const SOLVER: Choice<Solver> = Choice(&[
     ("anchors", Solver::Anchors),
     ("first_fit", Solver::FirstFit),
 ]);
+
+pub const ORDER: Choice<Order> = Choice(&[("shuffled", Order::Shuffled), ("kept", Order::Kept)]);
+
+pub const EFFORT: Choice<Effort> = Choice(&[("fast", Effort::Fast), ("best", Effort::Best)]);
 
 impl<T: Copy + PartialEq> Choice<T> {
     /// The variant that is spelt so.

@@ -9,8 +9,8 @@ use crate::errors::StateError;
 
 type Key = Py<PyAny>;
 
-/// Raised when the layout of the dict changes.
-const VERSION: u32 = 1;
+/// Raised when the layout of the dict changes, or the packs that follow a state.
+const VERSION: u32 = 2;
 
 /// Counters by name.
 pub fn counters(py: Python<'_>, counters: Counters) -> PyResult<Bound<'_, PyDict>> {

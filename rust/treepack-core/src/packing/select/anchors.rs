@@ -50,13 +50,19 @@ impl<const W: usize> Anchors<W> {
         }
     }
 
-    fn read(&mut self, view: &View<'_>) {
+    fn read(&mut self, view: &View<'_>, front: &View<'_>) {
         let width = view.budgets.len();
         self.sizes.clear();
         self.sizes
             .extend(view.costs.chunks_exact(width).map(padded::<W>));
         self.prices.update(&self.sizes, width);
-        premiums(view, self.search, &mut self.premiums);
+        let View { now, pool_size, .. } = *front;
+        let aged = View {
+            now,
+            pool_size,
+            ..*view
+        };
+        premiums(&aged, self.search, &mut self.premiums);
     }
 
     /// Puts the items into search order: by their sizes in the two smallest budgets, then by age.
@@ -84,18 +90,17 @@ impl<const W: usize> Anchors<W> {
         }
     }
 
-    /// The oldest item, then the hardest; only the oldest where it must go now.
-    fn pick_starts(&mut self, view: &View<'_>, outcome: Outcome) {
+    /// The oldest item, then the hardest of the front; only the oldest where it must go now.
+    fn pick_starts(&mut self, view: &View<'_>, front: &View<'_>, outcome: Outcome) {
         self.starts.clear();
         self.starts.push(0);
-        let has_slack = view.now + 1 - view.arrivals[0] < view.pool_size;
-        if outcome == Outcome::Oldest || !has_slack {
+        if outcome == Outcome::Oldest || !has_slack(view) || !has_slack(front) {
             return;
         }
         for _ in 1..self.search.anchors {
-            let free = (0..view.len()).filter(|item| !self.starts.contains(item));
+            let free = (0..front.len()).filter(|item| !self.starts.contains(item));
             // `max_by_key` keeps the last of equals, and ties go to the older.
-            let Some(next) = free.rev().max_by_key(|&item| view.shares[item]) else {
+            let Some(next) = free.rev().max_by_key(|&item| front.shares[item]) else {
                 return;
             };
             self.starts.push(next);
@@ -112,7 +117,11 @@ impl<const W: usize> Anchors<W> {
         let mut rest = self.budgets;
         subtract(&mut rest, &self.sizes[anchor]);
         self.completion.collect(&self.items, anchor, &rest);
-        let used = self.completion.search(&self.prices, &rest, steps);
+        let default = Completion::<W>::steps_after_full(self.sizes.len());
+        let after_full = self.search.steps_after_full.unwrap_or(default);
+        let used = self
+            .completion
+            .search(&self.prices, &rest, steps, after_full);
         self.completion.apply(&mut rest, &mut self.trial);
         for (size, marked) in self.sizes.iter().zip(&mut self.trial) {
             if !*marked && fits(size, &rest) {
@@ -126,9 +135,10 @@ impl<const W: usize> Anchors<W> {
 
 impl<const W: usize> Select for Anchors<W> {
     fn select(&mut self, view: &View<'_>, outcome: Outcome, marked: &mut [bool]) {
-        self.read(view);
+        let front = &view.front();
+        self.read(view, front);
         self.arrange();
-        self.pick_starts(view, outcome);
+        self.pick_starts(view, front, outcome);
         let mut steps = self.search.steps;
         let mut least = None;
         for number in 0..self.starts.len() {
@@ -136,7 +146,7 @@ impl<const W: usize> Select for Anchors<W> {
             let share = if is_last { steps } else { steps / 2 };
             let (rest, used) = self.complete(self.starts[number], share.max(LEAST_STEPS));
             steps = steps.saturating_sub(used);
-            if !leaves_time(view, &self.trial) {
+            if !leaves_time(front, &self.trial) || !leaves_time(view, &self.trial) {
                 continue;
             }
             let loss = self.prices.loss(&rest);
@@ -149,6 +159,11 @@ impl<const W: usize> Select for Anchors<W> {
             }
         }
     }
+}
+
+/// Whether the oldest item may wait for another pack.
+fn has_slack(view: &View<'_>) -> bool {
+    view.now + 1 - view.arrivals[0] < view.pool_size
 }
 
 /// Whether every item that a pack leaves behind can still go in time.

@@ -1,10 +1,16 @@
 //! Bin completion: the most valuable items that fit beside an anchor, by bounded search.
 
+use super::super::pool::FRONT;
 use super::prices::Prices;
 use super::sizes::{add, fits, subtract, Sizes};
 
-/// Steps left once the scarcest budget is full: what remains is fine-tuning of the others.
+/// Steps left once the scarcest budget is full: what remains is fine-tuning of the others. Twice as
+/// many pay where there is more to choose from than the front of a pool.
 const STEPS_AFTER_FULL: u32 = 700;
+const STEPS_AFTER_FULL_BEYOND: u32 = 1_400;
+
+/// Candidates from behind the front of the pool.
+const BEHIND: usize = 12;
 
 /// An item of the pool with what it is worth.
 #[derive(Debug, Clone, Copy)]
@@ -56,19 +62,36 @@ pub(super) struct Completion<const W: usize> {
 }
 
 impl<const W: usize> Completion<W> {
-    /// Takes the items that may stand beside an anchor: all but it that fit into `rest`.
+    /// Takes the items that may stand beside an anchor: those but it that fit into `rest`, all of
+    /// the front and of the others 12, evenly spaced in search order.
+    ///
+    /// So the search, whose steps do not grow with the pool, sees items of all sizes, and what lies
+    /// behind the front is not stripped of those that combine well.
     pub fn collect(&mut self, order: &[Item<W>], anchor: usize, rest: &Sizes<W>) {
         self.candidates.clear();
-        for item in order
-            .iter()
-            .filter(|item| item.index != anchor && fits(&item.size, rest))
-        {
+        let fitting = || {
+            let others = order.iter().filter(|item| item.index != anchor);
+            others.filter(|item| fits(&item.size, rest))
+        };
+        let behind = if order.len() > FRONT {
+            fitting().filter(|item| item.index >= FRONT).count()
+        } else {
+            0
+        };
+        let mut seen = 0;
+        for item in fitting() {
             let Item {
                 size,
                 value,
                 premium,
                 index,
             } = *item;
+            if index >= FRONT {
+                seen += 1;
+                if seen * BEHIND / behind == (seen - 1) * BEHIND / behind {
+                    continue;
+                }
+            }
             self.candidates.push(Candidate {
                 size,
                 value,
@@ -92,11 +115,27 @@ impl<const W: usize> Completion<W> {
         }
     }
 
-    /// Searches depth first for the most valuable set that fits into `rest`; at most `steps` steps.
+    /// Steps to grant once the scarcest budget of a pool of `n` items is full.
+    pub const fn steps_after_full(n: usize) -> u32 {
+        if n > FRONT {
+            STEPS_AFTER_FULL_BEYOND
+        } else {
+            STEPS_AFTER_FULL
+        }
+    }
+
+    /// Searches depth first for the most valuable set that fits into `rest`; at most `steps` steps,
+    /// and `after_full` of them once the scarcest budget is full.
     ///
     /// Returns the steps used. With enough steps the set is the best there is, unless one that fills
     /// every budget is met on the way.
-    pub fn search(&mut self, prices: &Prices<W>, rest: &Sizes<W>, steps: u32) -> u32 {
+    pub fn search(
+        &mut self,
+        prices: &Prices<W>,
+        rest: &Sizes<W>,
+        steps: u32,
+        after_full: u32,
+    ) -> u32 {
         self.path.clear();
         self.best.clear();
         let mut rest = *rest;
@@ -131,7 +170,7 @@ impl<const W: usize> Completion<W> {
             }
             if !was_full && prices.scarce_is_full(&rest) {
                 was_full = true;
-                limit = limit.min(used + STEPS_AFTER_FULL);
+                limit = limit.min(used + after_full);
             }
             if was_full && prices.all_are_full(&rest) {
                 break;

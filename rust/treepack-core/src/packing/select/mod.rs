@@ -35,6 +35,9 @@ pub struct Search {
     /// How much more an item is worth once it has waited `pool_size` packs, in 3/1024; it gains
     /// steadily and at most 1/4.
     pub age: u32,
+    /// Steps left once the scarcest budget is full; `None` is 700, and 1,400 in a pool that is
+    /// larger than its front.
+    pub steps_after_full: Option<u32>,
 }
 
 impl Default for Search {
@@ -44,6 +47,7 @@ impl Default for Search {
             steps: 4_000,
             gamma: 16,
             age: 16,
+            steps_after_full: None,
         }
     }
 }

@@ -140,7 +140,8 @@ pub(super) fn premiums(view: &View<'_>, search: super::Search, premiums: &mut Ve
         // Neighbours often arrived together, and a division costs more than the rest.
         if arrived != arrival {
             arrival = arrived;
-            let waited = view.now - arrived;
+            // What lies behind the front has come since, and has not waited there.
+            let waited = view.now.saturating_sub(arrived);
             // Q14, then Q8.
             old = (waited * u64::from(search.age) * 48 / view.pool_size).min(4096) / 64;
         }

@@ -1,0 +1,210 @@
+"""A whole table of costs packed at once: number of rows known, order of your choice."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Protocol, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from treepack._core import OfflinePacker
+from treepack.errors import BudgetError, CostError
+from treepack.packing.packs import Packs
+
+__all__ = ["pack"]
+
+CHUNK = 1 << 16
+"""Examples between two looks at progress and interrupts: a quarter of a second."""
+
+CHUNK_BEST = 1 << 12
+
+LARGEST = (1 << 32) - 1
+"""Costs beyond any budget are all the same to the packer."""
+
+Progress = Callable[[int, int], Any]
+
+
+class HasColumns(Protocol):
+    """A `treepack.costs.CostTable`, or whatever else has columns of costs."""
+
+    @property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]: ...
+
+
+def pack(
+    costs: HasColumns | Mapping[str, npt.ArrayLike],
+    budgets: Mapping[str, SupportsIndex],
+    *,
+    order: str = "shuffled",
+    window: int | None = None,
+    seed: int = 0,
+    early: bool = True,
+    effort: str = "fast",
+    oversize: str = "raise",
+    progress: bool | Progress = False,
+) -> Packs:
+    """Pack a whole data set whose costs are known.
+
+    Every example goes into exactly one pack or is dropped and counted; no pack exceeds a budget;
+    the same costs, settings and seed give the same packs on every machine. Memory grows with the
+    number of examples, by about 50 bytes for each.
+
+    Args:
+        costs: a `treepack.costs.CostTable`, or for each cost an array of integers ``[n]``, in the
+            unit of its budget. Costs without a budget are left out of account.
+        budgets: capacity of a pack by name, at most 64 positive integers up to 2**31.
+        order: ``"shuffled"``: examples are drawn and packs come out in a random order. ``"kept"``:
+            the table is packed as `Packer` packs a stream, in its order.
+        window: of ``"shuffled"``: no pack has examples of two windows, runs of so many consecutive
+            examples; by default the table is one. Of ``"kept"``: the size of the pool, by default
+            48: no example waits for more packs.
+        seed: of the random orders, an integer from 0 to 2**64 - 1.
+        early: as of `Packer`: fuller packs for more searches.
+        effort: ``"fast"``, a few microseconds for each example; or ``"best"``, which searches
+            longer, and under ``"shuffled"`` repacks until that no longer saves rows.
+        oversize: an example larger than a budget: ``"raise"``, ``"drop"`` and count it, or
+            ``"alone"``, a pack of its own, which exceeds the budget.
+        progress: called with the work done and the work in all, several times a second; ``True``
+            shows a bar if rich is installed.
+
+    Returns:
+        The packs, as indices into the table, with their settings and statistics.
+
+    Raises:
+        BudgetError: a budget or setting out of range.
+        CostError: no cost for a budget, columns that are not integers ``[n]``, a negative cost, or
+            an example that costs nothing in every budget.
+        OversizeError: an example is larger than a budget, under ``oversize="raise"``.
+
+    Example:
+        >>> import treepack as tp
+        >>> costs = {"tokens": [60, 70, 40, 30], "crops": [2, 1, 6, 5]}
+        >>> packs = tp.pack(costs, {"tokens": 100, "crops": 8})
+        >>> sorted(sorted(members.tolist()) for members in packs)
+        [[0, 2], [1, 3]]
+    """
+    budgets = dict(budgets)
+    columns = _columns(costs, budgets)
+    n = len(next(iter(columns.values()), ()))
+    if order == "kept":
+        window = 48 if window is None else window
+    elif window is None:
+        window = max(n, 1)
+    settings: dict[str, Any] = {
+        "order": order,
+        "effort": effort,
+        "window": _whole("window", window, 1, (1 << 32) - 1),
+        "seed": _whole("seed", seed, 0, (1 << 64) - 1),
+        "early": bool(early),
+        "oversize": oversize,
+    }
+    core = OfflinePacker(budgets, _interleaved(columns, n), **settings)
+    _run(core, CHUNK if effort == "fast" else CHUNK_BEST, progress)
+    found = core.finish()
+    limits = {name: int(size) for name, size in budgets.items()}
+    return Packs(
+        found["offsets"],
+        found["members"],
+        {"budgets": limits, **settings, "examples": n},
+        _statistics(found, columns, limits),
+    )
+
+
+def _run(core: OfflinePacker, chunk: int, progress: bool | Progress) -> None:
+    with _reporter(progress) as report:
+        while core.advance(chunk):
+            report(*core.progress)
+        done, _ = core.progress
+        report(done, done)
+
+
+def _columns(costs: Any, budgets: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    given = costs if isinstance(costs, Mapping) else getattr(costs, "columns", None)
+    if not isinstance(given, Mapping):
+        raise CostError(
+            f"costs must be a CostTable or a dict of integer arrays, got {type(costs).__name__}"
+        )
+    missing = [name for name in budgets if name not in given]
+    if missing:
+        raise CostError(f"the costs are {list(given)}; there are none for the budgets {missing}")
+    columns = {name: np.asarray(given[name]) for name in budgets}
+    shapes = {name: column.shape for name, column in columns.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise CostError(f"cost columns must be one-dimensional and of one length, got {shapes}")
+    for name, column in columns.items():
+        if column.dtype.kind not in "iu" and column.size:
+            raise CostError(f"cost column {name!r} must hold integers, got {column.dtype}")
+        wrong = np.flatnonzero(column < 0)
+        if len(wrong):
+            raise CostError(
+                f"example {wrong[0]} has {column[wrong[0]]} {name}; a cost is not negative"
+            )
+    return columns
+
+
+def _most(column: npt.NDArray[Any]) -> int:
+    # A column of no examples may be of any type.
+    return min(LARGEST, int(np.iinfo(column.dtype).max)) if len(column) else 0
+
+
+def _interleaved(columns: Mapping[str, npt.NDArray[Any]], n: int) -> npt.NDArray[np.uint32]:
+    matrix = np.empty((n, len(columns)), np.uint32)
+    for place, column in enumerate(columns.values()):
+        np.minimum(column, _most(column), out=matrix[:, place], casting="unsafe")
+    return matrix.reshape(-1)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool):
+        raise BudgetError(f"{name} must be an integer, got {reprlib.repr(value)}")
+    number = value.__index__()
+    if not least <= number <= most:
+        raise BudgetError(f"{name} is {number}; it must be from {least} to {most}")
+    return number
+
+
+def _statistics(
+    found: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any]], budgets: Mapping[str, int]
+) -> dict[str, Any]:
+    """Rows and how full they are; rows with a single oversize example are counted apart."""
+    offsets, members, alone = found["offsets"], found["members"], found["alone"]
+    rows = len(offsets) - 1 - alone
+    totals = dict.fromkeys(columns, 0)
+    for name, column in columns.items():
+        sizes = np.minimum(column, _most(column)).astype(np.int64)[members]
+        totals[name] = int(sizes.sum())
+    if alone:
+        singles = members[offsets[:-1][np.diff(offsets) == 1]]
+        over = np.zeros(len(singles), bool)
+        for name, column in columns.items():
+            over |= column[singles] > budgets[name]
+        for name, column in columns.items():
+            sizes = np.minimum(column[singles[over]], LARGEST)
+            totals[name] -= int(sizes.astype(np.int64).sum())
+    bound = max((totals[name] / budgets[name] for name in budgets), default=0.0)
+    return {
+        "rows": rows,
+        "fill": {name: totals[name] / (budgets[name] * rows) if rows else 0.0 for name in budgets},
+        "rows_per_bound": rows / bound if bound else 1.0,
+        "dropped": found["dropped"],
+        "alone": alone,
+    }
+
+
+@contextmanager
+def _reporter(progress: bool | Progress) -> Iterator[Progress]:
+    if callable(progress):
+        yield progress
+        return
+    if not progress or find_spec("rich") is None:
+        yield lambda _done, _total: None
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar() as bar:
+        task = bar.add_task("packing")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
