@@ -80,8 +80,10 @@ def _named(advice: Advice, path: str | None) -> str:
         return advice.text
     from treepack.sources.costs.files import names_of
 
-    names = names_of(path, advice.numbers["largest"])
-    return f"{advice.text} They are {', '.join(names)}." if names else advice.text
+    indices = advice.numbers["largest"]
+    names = names_of(path, indices)
+    says_more = names and names != [str(index) for index in indices]
+    return f"{advice.text} They are {', '.join(names)}." if says_more else advice.text
 
 
 def _costs(options: argparse.Namespace) -> tuple[Any, str, list[dict[str, int]]]:
