@@ -53,6 +53,12 @@ GROUPS = {
         ("tests/unit/packing/*.py", "tests/property/test_packing.py"),
         cases=0.2,
     ),
+    "measuring": Group(
+        ("measuring/*.py", "sources/costs/*.py", "families/settings.py"),
+        ("tests/unit/measuring/*.py", "tests/unit/sources/test_costs.py"),
+        skip=("worker",),
+    ),
+    "cli": Group(("cli/*.py",), ("tests/unit/cli/*.py",)),
     "dataset": Group(
         ("dataset/*.py", "dataset/shards/*.py"),
         (

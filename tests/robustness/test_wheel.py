@@ -70,3 +70,5 @@ def test_it_works_in_an_empty_environment(wheel, tmp_path):
     for part in Path(numpy.__file__).parents[1].glob("numpy*"):
         shutil.copytree(part, site / part.name)
     assert run(python, "-I", "-c", USE).strip() == str(site / "treepack" / "__init__.py")
+    command = tmp_path / "env" / "bin" / "treepack"
+    assert "Advice" in run(command, "simulate", "--mixture", "sft", "--sample", "500")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treepack.cli.arguments import add_budgets, add_command, budget_sets, whole_numbers
 from treepack.cli.terminal import show_report
+
+if TYPE_CHECKING:
+    from treepack.packing.advice import Advice
 
 EXAMPLE = """\
   treepack simulate costs.parquet --budget tokens=16384 --budget patches=65536
@@ -36,6 +39,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--sample", type=int, metavar="N", help="examples that are packed; 0 packs all"
     )
+    parser.add_argument("--early", action="store_true", help="let full packs go before the pool is")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--page", metavar="FILE", help="write a page with plots")
 
@@ -55,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
         ranks=options.ranks or RANKS,
         seed=options.seed,
         sample=SAMPLE if options.sample is None else (options.sample or None),
+        packer={"early": True} if options.early else None,
     )
     if options.page:
         from treepack.viz.simulation import save_simulation
@@ -64,9 +69,21 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(told))
         return
-    show_report(summary(told), tables(told), [each.text for each in found.advice])
+    show_report(summary(told), tables(told), [_named(each, options.costs) for each in found.advice])
     if options.page:
         print(f"\n{options.page} has the plots.")
+
+
+def _named(advice: Advice, path: str | None) -> str:
+    """Advice with the names of the examples that it is about, where the table has them."""
+    if advice.kind != "oversize" or not path or not path.endswith(".parquet"):
+        return advice.text
+    from treepack.sources.costs.files import names_of
+
+    indices = advice.numbers["largest"]
+    names = names_of(path, indices)
+    says_more = names and names != [str(index) for index in indices]
+    return f"{advice.text} They are {', '.join(names)}." if says_more else advice.text
 
 
 def _costs(options: argparse.Namespace) -> tuple[Any, str, list[dict[str, int]]]:

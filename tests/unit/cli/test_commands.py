@@ -140,6 +140,16 @@ def test_measure_writes_a_table_that_packs(run, home):
     assert sum(len(batch["treepack"].keys) for batch in dataset) == 12
 
 
+def test_examples_over_a_budget_are_named(run, home):
+    measure(run, "--out", "named.parquet", "--workers", "0")
+    tokens = tp.costs.read(home / "named.parquet").columns["tokens"]
+    limit = int(tokens.max()) - 1
+    code, out, _ = run("simulate", "named.parquet", "--budget", f"tokens={limit}")
+    names = [f"{index}.png" for index in np.flatnonzero(tokens > limit)]
+    assert code == 0
+    assert f"They are {', '.join(names[:5])}." in " ".join(out.split())
+
+
 def test_measure_skips_or_names_what_it_cannot_read(run, home):
     broken = [tiny_models.record("<image>\nQ?", "A.", image=f"{name}.png") for name in (0, "gone")]
     write_lines(home / "broken.jsonl", [*broken, {"image": "0.png", "caption": 5}])

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import CostError
-from treepack.sources.costs.parquet import REASON, SETTINGS, pyarrow
+from treepack.sources.costs.parquet import KEY, NAME, REASON, SETTINGS, pyarrow
 from treepack.sources.costs.table import UNKNOWN, CostTable
 from treepack.sources.costs.traces import read_csv, read_lines
 
@@ -93,6 +93,21 @@ def from_parquet(
     return CostTable(
         columns, keys, settings=json.loads(settings) if settings else None, reasons=reasons
     )
+
+
+def names_of(path: str | os.PathLike[str], indices: Sequence[int]) -> list[str]:
+    """What errors call examples, from a table that `measure` wrote; nothing if it does not say.
+
+    Args:
+        path: of the Parquet file.
+        indices: of the examples.
+    """
+    _, pq = pyarrow(f"reading {os.fspath(path)}")
+    if not {KEY, NAME} <= set(pq.read_schema(path).names):
+        return []
+    table = pq.read_table(path, columns=[KEY, NAME], filters=[(KEY, "in", list(indices))])
+    found = dict(zip(table.column(KEY).to_pylist(), table.column(NAME).to_pylist(), strict=True))
+    return [str(found[index]) for index in indices if index in found]
 
 
 def _filled(column: Any) -> npt.NDArray[Any]:

@@ -75,6 +75,7 @@ class CostTable:
             name: _narrow(array if order is None else array[order])
             for name, array in arrays.items()
         }
+        self._gaps = frozenset(self.unmeasured.tolist())
 
     @property
     def columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -93,12 +94,14 @@ class CostTable:
         return self._n
 
     def __getitem__(self, index: int) -> dict[str, int]:
-        cost = {name: column.item(index) for name, column in self._columns.items()}
-        if min(cost.values()) < 0:
-            number = range(self._n)[index]
-            reason = self.reasons.get(number, "it could not be measured when the table was made")
-            raise CostError(f"example {number}: the table has no costs of it: {reason}")
-        return cost
+        if self._gaps:
+            self._check_known(range(self._n)[index])
+        return {name: column.item(index) for name, column in self._columns.items()}
+
+    def _check_known(self, index: int) -> None:
+        if index in self._gaps:
+            reason = self.reasons.get(index, "it could not be measured when the table was made")
+            raise CostError(f"example {index}: the table has no costs of it: {reason}")
 
     def __repr__(self) -> str:
         unmeasured = len(self.unmeasured)
