@@ -187,7 +187,11 @@ def _ranks(best: PoolOutcome) -> Iterator[Advice]:
             "In each step, ranks wait for the slowest one, which takes longer than the average by "
             f"{shares} ranks (estimated from tokens, media and attention)."
         )
-        yield Advice("ranks", text, {"imbalance": known})
+        dealt = {ranks: share for ranks, share in best.balanced.items() if share is not None}
+        if dealt:
+            shares = ", ".join(f"{_percent(share)} with {ranks}" for ranks, share in dealt.items())
+            text += f" Packs made offline and dealt by tp.Balance bring that to {shares}."
+        yield Advice("ranks", text, {"imbalance": known, "balanced": dealt})
 
 
 def round_up(value: float) -> int:

@@ -16,7 +16,10 @@ from treepack.errors import BudgetError
 
 Int64 = npt.NDArray[np.int64]
 
-__all__ = ["Balance", "deal"]
+__all__ = ["Balance", "deal", "imbalance"]
+
+UNITS = 1e6
+"""Sums of integers are alike on every machine: one unit of the weights is so many of those."""
 
 SWAPS = 64
 """At most so many swaps after each deal; after a few none helps."""
@@ -110,6 +113,40 @@ class BalancedOrder:
             lambda i, steps: permute(i, steps, self.seed, epoch * (n // size + 1) + number),
         )
         return [packs[i] for i in dealt] + packs[whole:]
+
+
+def imbalance(
+    costs: npt.NDArray[np.floating[Any]], ranks: int, balance: Balance | None = None
+) -> float | None:
+    """How much longer the slowest rank of a step takes than the mean one, averaged over steps.
+
+    Args:
+        costs: float ``[n]``, what each pack takes, in their order.
+        ranks: that take one pack each in a step; with a balance, as many as it says.
+        balance: how the packs are dealt; ``None`` for their order.
+
+    Returns:
+        The mean of max / mean - 1; ``None`` where the packs fill no step, or no window.
+
+    Example:
+        >>> import numpy as np
+        >>> costs = np.array([1.0, 3.0, 1.0, 3.0])
+        >>> imbalance(costs, 2), imbalance(costs, 2, Balance(window=2))
+        (0.5, 0.0)
+    """
+    each, window = (1, 1) if balance is None else (balance.accumulate, balance.window or 1)
+    size = ranks * each * window
+    used = len(costs) // size * size
+    if not used:
+        return None
+    if balance is not None:
+        units = np.rint(costs * UNITS).astype(np.int64)
+        order = BalancedOrder(units[:used], ranks, balance, 0, int)
+        costs = costs[[order(place) for place in range(used)]]
+    dealt = costs[:used].reshape(-1, each, ranks)
+    loads = dealt.sum(1) if balance is None or balance.sync == "step" else dealt.reshape(-1, ranks)
+    means = loads.mean(1)
+    return float((loads.max(1) / np.where(means > 0, means, 1) - 1).mean())
 
 
 def deal(costs: Int64, ranks: int, balance: Balance, draw: Any) -> list[int]:

@@ -26,6 +26,8 @@ class PoolOutcome:
         packs_per_million: packs that a million examples make.
         imbalance: for numbers of ranks, how much longer the slowest rank of a step computes than
             the average one, as a share; ``None`` where there are fewer packs than ranks.
+        balanced: the same where a `treepack.Balance` deals the packs; ``None`` where they fill no
+            window of it.
     """
 
     budgets: dict[str, int]
@@ -42,6 +44,7 @@ class PoolOutcome:
     resident_max: dict[str, int]
     packs_per_million: float
     imbalance: dict[int, float | None]
+    balanced: dict[int, float | None]
 
     def of_all(self, scale: float) -> PoolOutcome:
         """The same for as many times the examples."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from treepack._core import Packer
 from treepack.errors import BudgetError, CostError
 from treepack.packing.advice import Advice, advise, round_up
+from treepack.packing.balance import Balance, imbalance
 from treepack.packing.examples import Examples, step_costs
 from treepack.packing.outcome import FrontierPoint, PoolOutcome
 from treepack.packing.report import report
@@ -274,18 +275,9 @@ def _outcome(
         resident={name: total / count for name, (total, _) in held.items()},
         resident_max={name: int(most) for name, (_, most) in held.items()},
         packs_per_million=1e6 * count / n,
-        imbalance={int(r): _imbalance(usual, int(r)) for r in ranks},
+        imbalance={int(r): imbalance(usual, int(r)) for r in ranks},
+        balanced={int(r): imbalance(usual, int(r), Balance()) for r in ranks},
     )
-
-
-def _imbalance(costs: npt.NDArray[np.float64], ranks: int) -> float | None:
-    """Mean over steps of the slowest rank's cost over the mean one's, less 1."""
-    steps = len(costs) // ranks
-    if not steps:
-        return None
-    dealt = costs[: steps * ranks].reshape(steps, ranks)
-    means = dealt.mean(1)
-    return float((dealt.max(1) / np.where(means > 0, means, 1) - 1).mean())
 
 
 def _frontier(

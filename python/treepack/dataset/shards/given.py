@@ -10,14 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import BudgetError, DatasetError
-from treepack.packing.balance import Balance, BalancedOrder
+from treepack.packing.balance import UNITS, Balance, BalancedOrder
 from treepack.packing.examples import WEIGHTS, weighed
 
 Int64 = npt.NDArray[np.int64]
 Order = Callable[[int], int]
-
-UNITS = 1e6
-"""Units of cost that balancing counts in, for each that the weights are in."""
 
 
 class GivenPacks:
@@ -88,7 +85,6 @@ class GivenPacks:
                 f"Balance(weights={{{unknown[0]!r}: ...}}), or 0 if it takes nothing"
             )
         each = weighed({n: column.astype(np.int64) for n, column in columns.items()}, weights)
-        # Sums of integers are alike on every machine, whatever the order that it adds in.
         units = np.rint(each * UNITS).astype(np.int64)
         costs: Int64 = np.add.reduceat(units[self.members], self.offsets[:-1])
         return costs
