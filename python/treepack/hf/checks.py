@@ -23,12 +23,21 @@ FLASH = ("cuda", "fa3", "fa4")
 FLASH_HEAD_SIZE = 256
 """Backends that run FlashAttention, and the largest head that it takes."""
 
+OWN_POSITIONS = "create_position_ids_from_input_ids"
+"""What the embeddings of RoBERTa and its kin have."""
+
 UNREACHABLE = "its layers do not pass on to attention what the model is given, nor so the mask"
+
+QUESTION_IN_IMAGE = (
+    "its features of an image depend on the question, so branches cannot have one root in common"
+)
 
 NAMED = {
     "StableLmForCausalLM": UNREACHABLE,
     "NemotronForCausalLM": UNREACHABLE,
     "Blip2ForConditionalGeneration": "its forward reads labels before the loss function gets them",
+    "InstructBlipForConditionalGeneration": QUESTION_IN_IMAGE,
+    "InstructBlipVideoForConditionalGeneration": QUESTION_IN_IMAGE,
 }
 """Models whose configuration and layers do not show why they cannot be packed."""
 
@@ -184,6 +193,13 @@ def _inputs(seen: Seen) -> str | None:
         return (
             f"takes no position_ids ({type(seen.decoder).__name__}.forward), so the branches of a "
             "row would get the positions of the row and not those of their paths"
+        )
+    own = (type(m) for m in seen.decoder.modules() if hasattr(m, OWN_POSITIONS))
+    counting = next(own, None)
+    if counting is not None:
+        return (
+            f"counts positions from its padding id on ({counting.__name__}.{OWN_POSITIONS}), and "
+            "the position ids of a packed row count from 0"
         )
     if not any("loss_function" in _names_in_forward(kind) for kind in type(seen.model).__mro__):
         return (

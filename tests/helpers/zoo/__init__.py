@@ -18,6 +18,7 @@ WITH_VIDEOS = {
     "glm46v",
     "glm4v",
     "internvl",
+    "kimi_k25",
     "llava_onevision",
     "molmo2",
     "perception_lm",

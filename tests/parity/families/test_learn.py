@@ -13,7 +13,11 @@ from helpers.zoo.examples import TEXT, A, image, pair, rows
 from helpers.zoo.patches import QWEN_TEMPLATE
 from treepack import errors, families
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+# The processors of GLM and Kimi make arrays of tensors.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
 
 # PaliGemma answers one prompt, and has no chat template to learn from.
 LEARNABLE = sorted(zoo.BUILDERS.keys() - {"paligemma"})
