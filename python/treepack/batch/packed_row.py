@@ -14,6 +14,7 @@ import torch
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
 from treepack.attention.arguments import checked_window
+from treepack.batch.layout import PREFIX
 from treepack.errors import AttentionError
 
 if TYPE_CHECKING:
@@ -216,15 +217,34 @@ class PackedRow:
         return f"PackedRow(keys={reprlib.repr(self.keys)}, mask={self.mask!r})"
 
 
+def _mask_in(row: PackedRow, window: int | None) -> TreeMask:
+    """The mask of layers with a sliding window, or of those without.
+
+    Raises:
+        AttentionError: prompts see ahead, and one is longer than the window. All of it sees all of
+            it in the model, and here what lies further back would be cut off.
+    """
+    if window is None:
+        return row.mask
+    mask = row.sliding_mask or row.mask
+    if row.bidirectional == PREFIX:
+        lengths = (mask.node_end - mask.node_start)[mask.node_parent < 0]
+        if lengths.max(initial=0) > window:
+            raise AttentionError(
+                f"a prompt of {lengths.max()} tokens sees all of itself in the model, and here a "
+                f"sliding window of {window} would cut it; shorten prompts to {window} tokens"
+            )
+    return mask
+
+
 def _plan_on(row: PackedRow, window: int) -> TreePlan:
-    return TreePlan.from_mask(row.sliding_mask or row.mask, window).to(row.plan.device)
+    return TreePlan.from_mask(_mask_in(row, window), window).to(row.plan.device)
 
 
 def _blocks_on(row: PackedRow, window: int | None) -> Blocks:
     from treepack.attention.flex import make_blocks
 
-    mask = row.mask if window is None else row.sliding_mask or row.mask
-    return make_blocks(mask, row.plan.device, window)
+    return make_blocks(_mask_in(row, window), row.plan.device, window)
 
 
 def _reject_to_trace(missing: str) -> None:

@@ -100,13 +100,14 @@ def gemma4_vision():
     return gemma4("vision")
 
 
-def paligemma():
+def paligemma(text="gemma", **more):
+    """PaliGemma, or with ``"gemma2"`` PaliGemma 2, which soft-caps its scores."""
     made = tokenizer(bos="<bos>", specials=["<bos>"], image_token="<image>")
     images = hf.SiglipImageProcessor(size=SQUARE)
     images.image_seq_length = 16
     built = hf.PaliGemmaProcessor(image_processor=images, tokenizer=made)
     config = hf.PaliGemmaConfig(
-        text_config=text_config(built.tokenizer, "gemma"),
+        text_config=text_config(built.tokenizer, text, **more),
         vision_config=SIGLIP,
         projection_dim=16,
         vocab_size=len(built.tokenizer) + 4,
