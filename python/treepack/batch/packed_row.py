@@ -38,6 +38,8 @@ class PackedRow:
             for the whole row if no node has a role.
         sliding_mask: that of layers with a sliding window; ``None`` where ``mask`` is that of every
             layer of any model.
+        longest_image: tokens of the longest stretch of which each may see all, of an image or,
+            where prompts see ahead, of a root.
         bidirectional: which image tokens see later ones, as `collate` names it; ``None`` for a row
             without images, unless its prompts see ahead.
 
@@ -65,6 +67,7 @@ class PackedRow:
         "_windows",
         "bidirectional",
         "keys",
+        "longest_image",
         "mask",
         "plan",
         "roles",
@@ -97,6 +100,8 @@ class PackedRow:
         self.roles = None if roles is None else tuple(roles)
         self.sliding_mask = sliding_mask
         self.bidirectional = bidirectional
+        runs = sliding_mask or mask
+        self.longest_image = int((runs.run_end - runs.run_start).max(initial=0))
         # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
         # By window, ``None`` for the whole row; not moved with the row, but made anew.
@@ -226,15 +231,12 @@ def _mask_in(row: PackedRow, window: int | None) -> TreeMask:
     """
     if window is None:
         return row.mask
-    mask = row.sliding_mask or row.mask
-    if row.bidirectional == PREFIX:
-        lengths = (mask.node_end - mask.node_start)[mask.node_parent < 0]
-        if lengths.max(initial=0) > window:
-            raise AttentionError(
-                f"a prompt of {lengths.max()} tokens sees all of itself in the model, and here a "
-                f"sliding window of {window} would cut it; shorten prompts to {window} tokens"
-            )
-    return mask
+    if row.bidirectional == PREFIX and row.longest_image > window:
+        raise AttentionError(
+            f"a prompt of {row.longest_image} tokens sees all of itself in the model, and here a "
+            f"sliding window of {window} would cut it; shorten prompts to {window} tokens"
+        )
+    return row.sliding_mask or row.mask
 
 
 def _plan_on(row: PackedRow, window: int) -> TreePlan:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from treepack.batch.layout import PREFIX, SLIDING
+from treepack.batch.layout import PREFIX, SLIDING, WITHIN
 from treepack.errors import AttentionError
 
 EXACT = {"full_attention", "attention", "full", "sliding_attention", "mlp", "moe"}
@@ -303,12 +303,12 @@ def sees_ahead(config: Any) -> str | None:
         ``None`` where it says nothing, so that the family alone knows.
     """
     told = getattr(config, "use_bidirectional_attention", False)
+    kind = getattr(config, "model_type", "")
     if told == "vision":
-        return SLIDING
+        return WITHIN if kind.startswith("gemma4_unified") else SLIDING
     if told is True:
         return PREFIX
-    is_gemma4 = getattr(config, "model_type", "").startswith("gemma4")
-    return "none" if told is None and is_gemma4 else None
+    return "none" if told is None and kind.startswith("gemma4") else None
 
 
 def implementation_of(layer: Any) -> str | None:

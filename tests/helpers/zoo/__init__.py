@@ -14,6 +14,7 @@ BUILDERS = {**patches.BUILDERS, **tiles.BUILDERS, **others.BUILDERS}
 
 WITH_VIDEOS = {
     "gemma4",
+    "gemma4_unified",
     "gemma4_vision",
     "glm46v",
     "glm4v",
