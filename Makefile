@@ -42,8 +42,9 @@ test-rust:
 test-python: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-models: setup  ## write the table of docs/models.md from what is measured
+models: setup  ## write the tables of docs/models.md and of hf/compared.json from what is measured
 	cd tests && ../$(BIN)/python -m helpers.zoo.table
+	cd tests && ../$(BIN)/python -m helpers.zoo.classes
 
 mutants: setup  ## break the package in small ways, see what the tests find; MUTANTS="--group train --all"
 	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)

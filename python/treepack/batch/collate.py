@@ -11,7 +11,6 @@ import torch
 
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
-from treepack.attention.arguments import checked_window
 from treepack.batch.layout import PREFIX, RowLayout, Targets
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
@@ -112,18 +111,18 @@ def collate(
     mask, sliding_mask = row.masks(mode)
     targets = row.targets(mask)
     batch = _inputs(row, mask, targets, family, filler, _media(row, family, vision_on_every_row))
-    batch["treepack"] = PackedRow(
+    packed = batch["treepack"] = PackedRow(
         mask,
         TreePlan.from_mask(mask),
         row.keys,
         row.stats(mask, len(targets.token), budgets),
         state,
-        _plan_windows(sliding_mask or mask, sliding_windows),
-        targets.counts,
-        row.roles,
-        sliding_mask,
-        mode if row.has_images or mode == PREFIX else None,
+        target_counts=targets.counts,
+        roles=row.roles,
+        sliding_mask=sliding_mask,
+        bidirectional=mode if row.has_images or mode == PREFIX else None,
     )
+    _plan_windows(packed, sliding_windows)
     return batch
 
 
@@ -173,14 +172,14 @@ def _media(
     return family.collate(row.trees, row.total, **options)
 
 
-def _plan_windows(mask: TreeMask, windows: Iterable[int]) -> dict[int, TreePlan]:
+def _plan_windows(packed: PackedRow, windows: Iterable[int]) -> None:
     if not isinstance(windows, Iterable):
         raise BatchError(
             f"sliding_windows is {windows!r}, not a list of windows in tokens; pass "
             "treepack.hf.sliding_windows(model), or [w]"
         )
-    checked = [window for window in map(checked_window, windows) if window is not None]
-    return {window: TreePlan.from_mask(mask, window) for window in checked}
+    for window in windows:
+        packed.plan_for(window)
 
 
 def concatenate_media(trees: Sequence[MessageTree]) -> dict[str, Array]:

@@ -17,9 +17,10 @@ SLIDING = "within_image_sliding"
 """Mode of rows in which image tokens see ahead in layers with a sliding window, in no others."""
 
 PREFIX = "prefix"
+WITHIN = "within_image"
 """Mode of rows in which each token of a root sees all of that root."""
 
-MODES = ("none", "image_tokens", "within_image", SLIDING, PREFIX)
+MODES = ("none", "image_tokens", WITHIN, SLIDING, PREFIX)
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -98,10 +99,10 @@ class RowLayout:
         if bidirectional not in MODES:
             raise TreeError(f"bidirectional is {bidirectional!r:.200}; use one of {MODES}")
         if bidirectional == SLIDING:
-            return self._mask("none"), self._mask("within_image")
+            return self._mask("none"), self._mask(WITHIN)
         if bidirectional == PREFIX:
             # Not None, so that a model that knows of no prefix sees that the row has one.
-            mask = self._mask("within_image", self._root_runs())
+            mask = self._mask(WITHIN, self._root_runs())
             return mask, mask
         return self._mask(bidirectional), None
 

@@ -14,6 +14,7 @@ import torch
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
 from treepack.attention.arguments import checked_window
+from treepack.batch.layout import PREFIX
 from treepack.errors import AttentionError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class PackedRow:
             for the whole row if no node has a role.
         sliding_mask: that of layers with a sliding window; ``None`` where ``mask`` is that of every
             layer of any model.
+        longest_image: tokens of the longest stretch of which each may see all, of an image or,
+            where prompts see ahead, of a root.
         bidirectional: which image tokens see later ones, as `collate` names it; ``None`` for a row
             without images, unless its prompts see ahead.
 
@@ -66,6 +69,7 @@ class PackedRow:
         "_windows",
         "bidirectional",
         "keys",
+        "longest_image",
         "mask",
         "plan",
         "roles",
@@ -101,6 +105,8 @@ class PackedRow:
         self.sliding_mask = sliding_mask
         self.bidirectional = bidirectional
         self.waits = list(waits)
+        runs = sliding_mask or mask
+        self.longest_image = int((runs.run_end - runs.run_start).max(initial=0))
         # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
         # By window, ``None`` for the whole row; not moved with the row, but made anew.
@@ -221,15 +227,31 @@ class PackedRow:
         return f"PackedRow(keys={reprlib.repr(self.keys)}, mask={self.mask!r})"
 
 
+def _mask_in(row: PackedRow, window: int | None) -> TreeMask:
+    """The mask of layers with a sliding window, or of those without.
+
+    Raises:
+        AttentionError: prompts see ahead, and one is longer than the window. All of it sees all of
+            it in the model, and here what lies further back would be cut off.
+    """
+    if window is None:
+        return row.mask
+    if row.bidirectional == PREFIX and row.longest_image > window:
+        raise AttentionError(
+            f"a prompt of {row.longest_image} tokens sees all of itself in the model, and here a "
+            f"sliding window of {window} would cut it; shorten prompts to {window} tokens"
+        )
+    return row.sliding_mask or row.mask
+
+
 def _plan_on(row: PackedRow, window: int) -> TreePlan:
-    return TreePlan.from_mask(row.sliding_mask or row.mask, window).to(row.plan.device)
+    return TreePlan.from_mask(_mask_in(row, window), window).to(row.plan.device)
 
 
 def _blocks_on(row: PackedRow, window: int | None) -> Blocks:
     from treepack.attention.flex import make_blocks
 
-    mask = row.mask if window is None else row.sliding_mask or row.mask
-    return make_blocks(mask, row.plan.device, window)
+    return make_blocks(_mask_in(row, window), row.plan.device, window)
 
 
 def _reject_to_trace(missing: str) -> None:

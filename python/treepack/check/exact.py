@@ -16,7 +16,7 @@ from treepack.check.paths import Path, fully_trained, paths_of
 from treepack.errors import TreepackError
 from treepack.families import Family
 from treepack.hf.checks import sees_ahead
-from treepack.hf.model import is_packed, prepare, restore
+from treepack.hf.model import is_packed, passed, prepare, restore
 from treepack.sources.conversations import Conversations, read_record
 
 LOGITS, GRADIENTS = 1e-6, 1e-5
@@ -63,6 +63,9 @@ def check_exact(
 
     Every token of every branch is compared, not only those that training would use.
 
+    Where an example has several branches, `treepack.hf.prepare` takes models of this class from
+    then on, in this process, also one that nobody has compared before.
+
     Args:
         model: of transformers, prepared or not; it is left as it was. It runs in its mode, with
             dropout switched off.
@@ -98,6 +101,8 @@ def check_exact(
     check = _Check(model, batch, paths)
     report = check.run(gradients)
     _judge(report, check, tolerance)
+    if any(len(tree.children) > 1 for tree in trees):
+        passed(model)
     return report
 
 
@@ -110,7 +115,7 @@ class _Check:
     def run(self, gradients: bool) -> ExactReport:
         was_packed = is_packed(self.model)
         if not was_packed:
-            prepare(self.model)
+            prepare(self.model, unchecked=True)
         try:
             with without_dropout(self.model):
                 return self._compare(gradients)

@@ -88,7 +88,7 @@ def learn(processor: Any, model: nn.Module, chat: ChatFormat | None = None) -> F
     """
     if not is_packed(model):
         # A model that is rejected, or a missing package, is no fact about the processor.
-        restore(prepare(model))
+        restore(prepare(model, unchecked=True))
     with without_dropout(model):
         return LearnedFamily(processor, _learn(processor, model, chat), chat)
 
@@ -110,7 +110,8 @@ def _learn(processor: Any, model: nn.Module, chat: ChatFormat | None) -> Facts:
         if getattr(processor, "video_processor", None) is not None:
             facts = learner.with_mixed(learner.with_kind(facts, "video"))
     else:
-        check_exact(model, LearnedFamily(processor, facts, chat), [_text()], gradients=False)
+        family = LearnedFamily(processor, facts, chat)
+        check_exact(model, family, [_text(), _branches()], gradients=False)
     return facts
 
 
@@ -271,6 +272,10 @@ def _ask(turns: int) -> list[Turn]:
 
 def _text() -> Conversations:
     return Conversations([_ask(2)], key="text")
+
+
+def _branches() -> Conversations:
+    return Conversations([_ask(1), _ask(2), _ask(1)], key="branches")
 
 
 def _made(family: LearnedFamily, medium: Medium) -> tuple[Arrays, set[int]]:

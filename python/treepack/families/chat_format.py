@@ -182,7 +182,7 @@ class ChatWriter:
             write(next(said))
             write(self.markup(self.chat.assistant))
             write(next(said), is_trained=turn.weight != 0)
-        weights = weights_of(turns, np.diff([*starts, len(tokens)]))
+        weights = weights_of(turns, [*starts, len(tokens)])
         return Written(tokens, labels, weights, self.end if turns[-1].weight else None)
 
     def _end(self) -> int:
@@ -199,10 +199,15 @@ class ChatWriter:
         return ids[0]
 
 
-def weights_of(turns: Sequence[Turn], lengths: npt.NDArray[np.int64]) -> Any:
-    """One number if all turns that are trained on agree, else one for each token."""
+def weights_of(turns: Sequence[Turn], edges: Sequence[int]) -> Any:
+    """One number if all turns that are trained on agree, else one for each token.
+
+    Args:
+        turns: of one conversation.
+        edges: where the tokens of each begin, and where those of the last end.
+    """
     weights = [float(turn.weight) for turn in turns]
     different = set(weights) - {0.0}
     if len(different) > 1:
-        return np.repeat(np.array(weights, np.float32), lengths)
+        return np.repeat(np.array(weights, np.float32), np.diff(edges))
     return different.pop() if different else 1.0

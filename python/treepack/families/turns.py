@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from treepack.errors import FamilyError
 from treepack.families.chat_format import Written, encode_all, weights_of
 from treepack.families.markup import MARK, Markup, Shape
@@ -100,7 +98,7 @@ class TurnWriter:
             put(self.markup(markup.between[place]))
             put(next(said), is_trained=turn.weight != 0)
         end = self._after(markup.after[-1])[0] if turns[-1].weight else None
-        weights = weights_of(turns, np.diff([*starts, len(tokens)]))
+        weights = weights_of(turns, [*starts, len(tokens)])
         return Written(tokens, labels, weights, end)
 
     def whole(self, conversations: Conversations, turns: Sequence[Turn]) -> str:

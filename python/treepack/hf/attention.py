@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from treepack.attention import backends
 from treepack.attention.ops import tree_attention
-from treepack.batch.layout import PREFIX
+from treepack.batch.layout import PREFIX, WITHIN
 from treepack.errors import AttentionError
 from treepack.hf.checks import sees_ahead
 
@@ -121,7 +121,7 @@ def tree_attention_forward(
         )
     _check_causality(module, is_causal)
     _check_layer(module, dropout, kwargs)
-    _check_images(module, treepack)
+    _check_images(module, treepack, sliding_window)
     if softcap is not None and backend != "flex":
         raise AttentionError(
             f"{_name(module)} asks for soft-capped scores ({softcap=}), which varlen kernels do "
@@ -183,7 +183,7 @@ def _is_special(row: Any) -> bool:
     return getattr(row, "sliding_mask", None) is not None
 
 
-def _check_images(module: torch.nn.Module, row: Any) -> None:
+def _check_images(module: torch.nn.Module, row: Any, window: int | None) -> None:
     """Reject a row whose image tokens see others than the configuration of the layer says."""
     config = getattr(module, "config", None)
     wanted = sees_ahead(config)
@@ -195,6 +195,8 @@ def _check_images(module: torch.nn.Module, row: Any) -> None:
         wants, fix = "causal text and one mask for all layers", "leave bidirectional out"
     else:
         if given == wanted or (given is None and wanted != PREFIX):
+            if wanted == WITHIN and window is not None:
+                _check_whole(module, row, window)
             return
         told = getattr(config, "use_bidirectional_attention", None)
         wants = f"bidirectional={wanted!r} (its config has use_bidirectional_attention={told!r})"
@@ -203,6 +205,16 @@ def _check_images(module: torch.nn.Module, row: Any) -> None:
         f"{_name(module)} needs {wants}, and the row was made with bidirectional={given!r}, so its "
         f"image tokens would see others than they do in the model; {fix}"
     )
+
+
+def _check_whole(module: torch.nn.Module, row: Any, window: int) -> None:
+    """Reject an image that the window of a row cuts, and that of the model does not."""
+    longest = getattr(row, "longest_image", 0)
+    if longest > window:
+        raise AttentionError(
+            f"{_name(module)} lets an image of {longest} tokens see all of itself, and in a packed "
+            f"row its sliding window of {window} would cut it; make images smaller"
+        )
 
 
 def _check_row(

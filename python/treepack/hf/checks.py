@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from treepack.batch.layout import PREFIX, SLIDING
+from treepack.batch.layout import PREFIX, SLIDING, WITHIN
 from treepack.errors import AttentionError
 
 EXACT = {"full_attention", "attention", "full", "sliding_attention", "mlp", "moe"}
@@ -23,12 +23,21 @@ FLASH = ("cuda", "fa3", "fa4")
 FLASH_HEAD_SIZE = 256
 """Backends that run FlashAttention, and the largest head that it takes."""
 
+OWN_POSITIONS = "create_position_ids_from_input_ids"
+"""What the embeddings of RoBERTa and its kin have."""
+
 UNREACHABLE = "its layers do not pass on to attention what the model is given, nor so the mask"
+
+QUESTION_IN_IMAGE = (
+    "its features of an image depend on the question, so branches cannot have one root in common"
+)
 
 NAMED = {
     "StableLmForCausalLM": UNREACHABLE,
     "NemotronForCausalLM": UNREACHABLE,
     "Blip2ForConditionalGeneration": "its forward reads labels before the loss function gets them",
+    "InstructBlipForConditionalGeneration": QUESTION_IN_IMAGE,
+    "InstructBlipVideoForConditionalGeneration": QUESTION_IN_IMAGE,
 }
 """Models whose configuration and layers do not show why they cannot be packed."""
 
@@ -185,6 +194,13 @@ def _inputs(seen: Seen) -> str | None:
             f"takes no position_ids ({type(seen.decoder).__name__}.forward), so the branches of a "
             "row would get the positions of the row and not those of their paths"
         )
+    own = (type(m) for m in seen.decoder.modules() if hasattr(m, OWN_POSITIONS))
+    counting = next(own, None)
+    if counting is not None:
+        return (
+            f"counts positions from its padding id on ({counting.__name__}.{OWN_POSITIONS}), and "
+            "the position ids of a packed row count from 0"
+        )
     if not any("loss_function" in _names_in_forward(kind) for kind in type(seen.model).__mro__):
         return (
             "computes its loss by itself, not by model.loss_function, and would leave out the "
@@ -287,12 +303,12 @@ def sees_ahead(config: Any) -> str | None:
         ``None`` where it says nothing, so that the family alone knows.
     """
     told = getattr(config, "use_bidirectional_attention", False)
+    kind = getattr(config, "model_type", "")
     if told == "vision":
-        return SLIDING
+        return WITHIN if kind.startswith("gemma4_unified") else SLIDING
     if told is True:
         return PREFIX
-    is_gemma4 = getattr(config, "model_type", "").startswith("gemma4")
-    return "none" if told is None and is_gemma4 else None
+    return "none" if told is None and kind.startswith("gemma4") else None
 
 
 def implementation_of(layer: Any) -> str | None:

@@ -15,6 +15,7 @@ from treepack.hf.checks import (
     makes_all_logits,
     warn_of_rotary_lengths,
 )
+from treepack.hf.compared import check_compared, note_passed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,7 @@ class Restored:
         _change(self._base, self._now, self._packed)
 
 
-def prepare(model: Model, backend: str | None = None) -> Model:
+def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False) -> Model:
     """Make a model train on packed rows: ``model(**batch).loss`` is then the weighted loss.
 
     The attention implementation of the text model becomes ``"treepack"``, that of the vision tower
@@ -62,6 +63,9 @@ def prepare(model: Model, backend: str | None = None) -> Model:
             by PEFT. It is changed in place.
         backend: that of `treepack.tree_attention`; by default the one of the device. Models that
             soft-cap their scores need ``"flex"``.
+        unchecked: also take a model of a class that has never been compared with each path alone.
+            Those that have been are listed with treepack, and `treepack.testing.check_exact` adds
+            the class of a model that passes, for the rest of the process.
 
     Returns:
         The same model. It takes packed batches alone; without ``treepack`` in the batch it raises.
@@ -71,8 +75,8 @@ def prepare(model: Model, backend: str | None = None) -> Model:
             (soft-capped scores without flex, chunked attention, recurrent layers that
             tree-recurrence does not know, dropout, or a layer that does not use the attention
             interface of transformers); it has no language-model head; the model is a hybrid and
-            tree-recurrence is not installed; or there is no such backend. The model is then as it
-            was.
+            tree-recurrence is not installed; nobody has compared its class, and ``unchecked`` is
+            not given; or there is no such backend. The model is then as it was.
 
     Warns:
         UserWarning: rotary frequencies depend on the longest position of the row (``dynamic``,
@@ -105,8 +109,11 @@ def prepare(model: Model, backend: str | None = None) -> Model:
         check_reached(base, name)
         if is_hybrid(base):
             recurrent.follow(base)
+        if not unchecked:
+            check_compared(base)
         foreign.watch(base)
     except AttentionError:
+        _record(base, before)
         _undo(base)
         delattr(base, RECORD)
         raise
@@ -195,6 +202,11 @@ def is_packed(model: nn.Module) -> bool:
         (implementation_of(layer) or "").startswith(NAME) for layer in attention_layers(base)
     )
     return any(attends) and base.loss_function in (weighted_loss, weighted_loss_of_row)
+
+
+def passed(model: nn.Module) -> None:
+    """Let `prepare` take models of this class for the rest of the process."""
+    note_passed(_base_of(model))
 
 
 def _base_of(model: Any) -> Any:

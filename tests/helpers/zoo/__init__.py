@@ -14,10 +14,12 @@ BUILDERS = {**patches.BUILDERS, **tiles.BUILDERS, **others.BUILDERS}
 
 WITH_VIDEOS = {
     "gemma4",
+    "gemma4_unified",
     "gemma4_vision",
     "glm46v",
     "glm4v",
     "internvl",
+    "kimi_k25",
     "llava_onevision",
     "molmo2",
     "perception_lm",

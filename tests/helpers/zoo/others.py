@@ -96,17 +96,66 @@ def gemma4(sees_ahead=None, window=12):
     return built, model("Gemma4ForConditionalGeneration", config)
 
 
+def gemma4_unified(sees_ahead="vision", window=80):
+    """Gemma 4 without towers; images see ahead in all layers."""
+    made = tokenizer(
+        ["<bos>"],
+        bos="<bos>",
+        image_token="<|image|>",
+        boi_token="<|image>",
+        eoi_token="<image|>",
+        audio_token="<|audio|>",
+        boa_token="<|audio>",
+        eoa_token="<audio|>",
+    )
+    sizes = {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 2}
+    built = hf.Gemma4UnifiedProcessor(
+        feature_extractor=hf.Gemma4UnifiedAudioFeatureExtractor(),
+        image_processor=hf.Gemma4UnifiedImageProcessor(**sizes),
+        tokenizer=made,
+        video_processor=hf.Gemma4UnifiedVideoProcessor(**sizes, num_frames=3),
+        image_seq_length=70,
+        chat_template=template("<|image|>", "<|video|>", bos="<bos>"),
+    )
+    made = built.tokenizer
+    text = text_config(
+        made,
+        "gemma4_unified_text",
+        global_head_dim=8,
+        sliding_window=window,
+        num_hidden_layers=4,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        use_bidirectional_attention=sees_ahead,
+    )
+    embedder = {"mm_embed_dim": 16, "mm_posemb_size": 128, "output_proj_dims": 16}
+    config = hf.Gemma4UnifiedConfig(
+        text_config=text,
+        vision_config={"patch_size": 4, "pooling_kernel_size": 2, **embedder},
+        audio_config=None,
+        **token_ids(
+            made,
+            image_token_id="<|image|>",
+            video_token_id="<|video|>",
+            boi_token_id="<|image>",
+            eoi_token_id="<image|>",
+            audio_token_id="<|audio|>",
+        ),
+    )
+    return built, model("Gemma4UnifiedForConditionalGeneration", config)
+
+
 def gemma4_vision():
     return gemma4("vision")
 
 
-def paligemma():
+def paligemma(text="gemma", **more):
+    """PaliGemma, or with ``"gemma2"`` PaliGemma 2, which soft-caps its scores."""
     made = tokenizer(bos="<bos>", specials=["<bos>"], image_token="<image>")
     images = hf.SiglipImageProcessor(size=SQUARE)
     images.image_seq_length = 16
     built = hf.PaliGemmaProcessor(image_processor=images, tokenizer=made)
     config = hf.PaliGemmaConfig(
-        text_config=text_config(built.tokenizer, "gemma"),
+        text_config=text_config(built.tokenizer, text, **more),
         vision_config=SIGLIP,
         projection_dim=16,
         vocab_size=len(built.tokenizer) + 4,
@@ -230,6 +279,7 @@ BUILDERS = {
     "gemma3": gemma3,
     "gemma4": gemma4,
     "gemma4_vision": gemma4_vision,
+    "gemma4_unified": gemma4_unified,
     "paligemma": paligemma,
     "perception_lm": perception_lm,
 }

@@ -134,6 +134,48 @@ def mistral3(window=None):
     return built, model("Mistral3ForConditionalGeneration", config)
 
 
+def kimi_k25():
+    marks = ["<|media_begin|>", "<|media_content|>", "<|media_end|>"]
+    image, video = "<|media_pad|>", "<|kimi_k25_video_placeholder|>"
+    made = tokenizer([*marks, image, video])
+    sizes = {"patch_size": 4, "max_patches": 64}
+    built = hf.Kimi_K25Processor(
+        image_processor=hf.Kimi_K25ImageProcessor(**sizes),
+        tokenizer=made,
+        video_processor=hf.Kimi_K25VideoProcessor(**sizes, temporal_patch_size=2),
+        chat_template=template(f"<|media_begin|>image<|media_content|>{image}<|media_end|>", video),
+    )
+    latent = {"q_lora_rank": 12, "kv_lora_rank": 10, "qk_rope_head_dim": 8}
+    latent |= {"qk_nope_head_dim": 16, "v_head_dim": 12, "num_key_value_heads": 2}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    experts |= {"first_k_dense_replace": 1, "moe_intermediate_size": 8}
+    config = hf.Kimi_K25Config(
+        text_config=text_config(made, "deepseek_v3", ("head_dim",), **latent, **experts),
+        vision_config={
+            "patch_size": 4,
+            "pos_emb_height": 4,
+            "pos_emb_width": 4,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+        },
+        projection_hidden_size=16,
+        tie_word_embeddings=False,
+        **token_ids(
+            made,
+            image_token_id=image,
+            video_token_id=video,
+            vision_start_token_id="<|media_begin|>",
+            vision_end_token_id="<|media_end|>",
+        ),
+    )
+    built_model = model("Kimi_K25ForConditionalGeneration", config)
+    # The other implementations of experts have no float64.
+    built_model.set_experts_implementation("eager")
+    return built, built_model
+
+
 def qwen3_vl():
     return qwen3_vl_processor(), qwen3_vl_model()
 
@@ -159,6 +201,7 @@ def qwen3_5():
 
 
 BUILDERS = {
+    "kimi_k25": kimi_k25,
     "qwen3_5": qwen3_5,
     "qwen3_vl": qwen3_vl,
     "qwen2_vl": qwen2_vl,

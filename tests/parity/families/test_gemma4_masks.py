@@ -13,7 +13,7 @@ from helpers import zoo
 from helpers.cases import cases
 from helpers.unrounded import unrounded
 from helpers.zoo.examples import TEXT, A, image, pair
-from helpers.zoo.others import gemma4
+from helpers.zoo.others import gemma4, gemma4_unified
 from transformers import Gemma4TextConfig
 from transformers.models.gemma4.modeling_gemma4 import (
     create_masks_for_vision_model,
@@ -122,3 +122,18 @@ def test_a_model_that_says_nothing_takes_one_mask_for_all_layers():
     assert model(**rows["within_image"]).loss.isfinite()
     with pytest.raises(AttentionError, match=f"one mask for all layers.*'{SLIDING}'"):
         model(**rows[SLIDING])
+
+
+def test_gemma_4_unified_rejects_an_image_that_its_window_would_cut():
+    processor, model = gemma4_unified(window=20)
+    family = families.find(processor)
+    tree = family.load(tp.Conversations(A, [image(1, 40, 60)], key="k"))
+    model = tp.hf.prepare(model)
+    row = tp.collate([tree], family=family).to("cpu", dtype=model.dtype)
+    longest = row["treepack"].longest_image
+    assert longest > 20
+    with pytest.raises(AttentionError, match=rf"image of {longest} tokens.*window of 20"):
+        model(**row)
+    sliding = tp.collate([tree], family=family, bidirectional="within_image_sliding")
+    with pytest.raises(AttentionError, match="needs bidirectional='within_image'"):
+        model(**sliding.to("cpu", dtype=model.dtype))

@@ -5,12 +5,17 @@ import copy
 import pytest
 import treepack as tp
 from helpers import zoo
-from helpers.zoo.examples import ONE_QUESTION, A, image
+from helpers.unrounded import unrounded
+from helpers.zoo.examples import ONE_QUESTION, A, image, rows
+from helpers.zoo.others import paligemma
 from treepack import families
 from treepack.errors import AttentionError, DataError, FamilyError, TreeError
 
 # PaliGemma's processor makes arrays of lists of tensors.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),
+]
 
 MEDIA = [image(1, 40, 60)]
 
@@ -89,3 +94,35 @@ def test_a_root_that_sees_ahead_has_no_targets():
     tree = tp.MessageTree([1, 2], labels=[-100, 2], key="k")
     with pytest.raises(TreeError, match=r"'k': its root has targets.*would see themselves"):
         tp.collate([tree], bidirectional="prefix")
+
+
+@pytest.mark.parametrize("window", [56, 4096])
+def test_paligemma_2_is_exact_with_flex(window):
+    processor, model = paligemma(
+        "gemma2", query_pre_attn_scalar=8, attn_logit_softcapping=0.1, sliding_window=window
+    )
+    family = families.find(processor)
+    with pytest.raises(AttentionError, match='backend="flex"'):
+        tp.hf.prepare(model)
+    # Eager attention alone soft-caps.
+    model.set_attn_implementation("eager")
+    tp.hf.prepare(model, backend="flex")
+    ((_, examples),) = rows("paligemma")
+    trees = [family.load(example) for example in examples]
+    # Every prompt fits into the window, and not every path.
+    assert max(len(tree.tokens) for tree in trees) == 56 < max(tree.n_tokens for tree in trees)
+    with unrounded():
+        # FlexAttention has no backward on the CPU.
+        report = tp.testing.check_exact(model, family, examples, gradients=False)
+    assert report.logits < 1e-12
+
+
+def test_a_prompt_longer_than_a_sliding_window_is_rejected():
+    processor, model = paligemma("gemma2", query_pre_attn_scalar=8, sliding_window=20)
+    tree = families.find(processor).load(tp.Conversations(ONE_QUESTION, MEDIA))
+    row = tp.collate([tree], family=families.find(processor))
+    tp.hf.prepare(model, backend="flex")
+    with pytest.raises(AttentionError, match=rf"prompt of {len(tree.tokens)} .*window of 20"):
+        model(**row.to("cpu", dtype=model.dtype))
+    with pytest.raises(AttentionError, match=r"window of 20"):
+        tp.collate([tree], bidirectional="prefix", sliding_windows=[20])

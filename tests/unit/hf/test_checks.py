@@ -65,6 +65,12 @@ REJECTED = {
         ),
         r"takes no position_ids \(BartDecoder.forward\)",
     ),
+    "positions that begin at another number": (
+        lambda: hf.RobertaForCausalLM(
+            hf.RobertaConfig(**PLAIN, is_decoder=True, attention_probs_dropout_prob=0.0)
+        ),
+        "counts positions from its padding id on",
+    ),
 }
 
 

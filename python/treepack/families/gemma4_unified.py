@@ -1,0 +1,21 @@
+"""Gemma 4 without towers: patches go into the text model, where tokens of an image see ahead."""
+
+from __future__ import annotations
+
+from treepack.families.gemma4 import Gemma4
+
+
+class Gemma4Unified(Gemma4):
+    """Gemma 4 Unified of transformers (``Gemma4UnifiedForConditionalGeneration``), without audio.
+
+    Image tokens see ahead in all layers, unless the model has ``use_bidirectional_attention=None``:
+    pass ``bidirectional="none"`` to `PackedDataset` then. A row of the other kind is rejected by
+    the model.
+    """
+
+    name = "gemma4_unified"
+    processors = ("Gemma4UnifiedProcessor",)
+    bidirectional = "within_image"
+
+
+FAMILY = Gemma4Unified
