@@ -294,15 +294,20 @@ def check_seed(value: int) -> int:
 
 def check_table(costs: Any, family: Family | None = None) -> CostTable:
     """A table of costs, not the numbers themselves, measured with the settings of the family."""
-    if not hasattr(costs, "attach"):
-        raise DatasetError(
-            f"costs is a {type(costs).__name__}; make a table of it with treepack.costs.from_numpy"
-        )
+    table = _table(costs)
     settings = getattr(costs, "settings", None)
     if settings is not None:
         from treepack.families.settings import check_measured_with
 
         check_measured_with(settings, family)
+    return table
+
+
+def _table(costs: Any) -> CostTable:
+    if not hasattr(costs, "attach"):
+        raise DatasetError(
+            f"costs is a {type(costs).__name__}; make a table of it with treepack.costs.from_numpy"
+        )
     table: CostTable = costs
     return table
 
@@ -336,7 +341,7 @@ def check_packs(
         return GivenPacks(packs, len(source))
     if costs is None:
         raise DatasetError("balance= weighs the costs of examples; pass costs=, their table")
-    return GivenPacks(packs, len(source), balance, check_table(costs, None).columns)
+    return GivenPacks(packs, len(source), balance, _table(costs).columns)
 
 
 def check_budgets(budgets: Any, packs: GivenPacks | None) -> dict[str, int]:
