@@ -38,14 +38,17 @@ fn stream() -> impl Strategy<Value = (Vec<u64>, Costs)> {
     let size = prop_oneof![1u64..10, 100u64..20_000, Just(MAX_BUDGET)];
     prop::collection::vec(size, 1..12).prop_flat_map(|budgets| {
         let one: Vec<_> = budgets.iter().map(|&b| 0..=b).collect();
-        let costs = prop::collection::vec(one, prop_oneof![3 => 0..60usize, 1 => 60..250usize])
-            .prop_map(|mut costs: Costs| {
-                costs
-                    .iter_mut()
-                    .filter(|c| c.iter().all(|&x| x == 0))
-                    .for_each(|c| c[0] = 1);
-                costs
-            });
+        let costs = prop_oneof![
+            3 => prop::collection::vec(one.clone(), 0..60),
+            1 => prop::collection::vec(one, 60..250),
+        ]
+        .prop_map(|mut costs: Costs| {
+            costs
+                .iter_mut()
+                .filter(|c| c.iter().all(|&x| x == 0))
+                .for_each(|c| c[0] = 1);
+            costs
+        });
         (Just(budgets), costs)
     })
 }
