@@ -5,13 +5,7 @@ use treepack_core::packing::{
     Budgets, Effort, Offline, OfflineSettings, Order, Oversize, PackError, MAX_BUDGET,
 };
 
-fn cases() -> u32 {
-    let factor = std::env::var("TREEPACK_CASES").ok();
-    let factor: f64 = factor.and_then(|text| text.parse().ok()).unwrap_or(1.0);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let cases = (500.0 * factor) as u32;
-    cases.max(1)
-}
+mod common;
 
 fn settings() -> impl Strategy<Value = OfflineSettings> {
     let order = prop_oneof![Just(Order::Shuffled), Just(Order::Kept)];
@@ -51,7 +45,7 @@ fn named(budgets: &[u64]) -> Vec<(String, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(ProptestConfig::with_cases(common::cases(500)))]
 
     #[test]
     fn every_example_leaves_once_within_budget_whatever_the_steps(

@@ -1,7 +1,10 @@
-//! Laws of the packer on random streams, without Python.
+//! Laws of the packer on random streams, without Python; `TREEPACK_CASES` says how many times as
+//! many cases.
 
 use proptest::prelude::*;
 use treepack_core::packing::{Oversize, Packer, Search, Settings, Solver, State, MAX_BUDGET};
+
+mod common;
 
 type Costs = Vec<Vec<u64>>;
 
@@ -62,7 +65,7 @@ fn named(budgets: &[u64]) -> Vec<(String, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(common::cases(1_000)))]
 
     #[test]
     fn every_example_leaves_once_in_time_and_within_budget(
