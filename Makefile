@@ -54,6 +54,7 @@ mutants-rust:  ## the same for the core; an hour for each group
 
 bench: setup  ## compare with the alternatives, ratios in one run
 	$(BIN)/python benches/packing.py
+	$(BIN)/python benches/offline.py
 	$(BIN)/python benches/mask.py
 	$(BIN)/python benches/attention.py
 	$(BIN)/python benches/step.py

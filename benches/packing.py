@@ -1,6 +1,6 @@
-"""The packer against its Python reference, first fit, and Molmo2's knapsack: fill, waits and time.
+"""The packer beside its reference, first fit and Molmo2's knapsack; larger pools beside smaller.
 
-python benches/packing.py            # five seeds of 20,000 examples: about a minute
+python benches/packing.py            # five seeds of 20,000 examples: a few minutes
 python benches/packing.py --quick    # one seed of 4,000
 """
 
@@ -123,6 +123,24 @@ def report_time() -> None:
         print(f"{name:28}{median:>12.1f}{tail:>12.1f}{median / base:>18.1f}")
 
 
+def report_pools(n: int, sizes: Sequence[int]) -> None:
+    """A larger pool must not fill worse."""
+    print(f"\nRows / bound and us of a push that packs by pool size; seed 0, {n} examples, flushed")
+    print(f"{'':28}" + "".join(f"{mixture:>18}" for mixture in streams.MIXTURES))
+    made = {mixture: streams.generate(mixture, n, 0) for mixture in streams.MIXTURES}
+    costs = {mixture: stream.costs() for mixture, stream in made.items()}
+    best = dict.fromkeys(made, 9.0)
+    for size in sizes:
+        cells = ""
+        for mixture, stream in made.items():
+            outcome = run(tp.Packer(streams.BUDGETS, size), costs[mixture])
+            ratio = len(outcome.rows) / stream.bound
+            assert n < 100_000 or ratio <= best[mixture] + 0.0003, (mixture, size, ratio)
+            best[mixture] = min(best[mixture], ratio)
+            cells += f"{ratio:>12.4f} {outcome.us():>5.0f}"
+        print(f"pool {size:<23}{cells}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed of 4,000 examples")
@@ -130,6 +148,10 @@ def main() -> None:
     print(machine.describe())
     report_time()
     report_fill(*((1, 4_000) if quick else (5, 20_000)))
+    if quick:
+        report_pools(4_000, (16, 48, 512))
+    else:
+        report_pools(100_000, (16, 32, 48, 64, 128, 512, 2_048, 4_096))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-//! Laws of the packer on random streams, without Python.
+//! Laws of the packer on random streams, without Python; `TREEPACK_CASES` says how many times as
+//! many cases.
 
 use proptest::prelude::*;
 use treepack_core::packing::{Oversize, Packer, Search, Settings, Solver, State, MAX_BUDGET};
+
+mod common;
 
 type Costs = Vec<Vec<u64>>;
 
@@ -38,14 +41,17 @@ fn stream() -> impl Strategy<Value = (Vec<u64>, Costs)> {
     let size = prop_oneof![1u64..10, 100u64..20_000, Just(MAX_BUDGET)];
     prop::collection::vec(size, 1..12).prop_flat_map(|budgets| {
         let one: Vec<_> = budgets.iter().map(|&b| 0..=b).collect();
-        let costs = prop::collection::vec(one, prop_oneof![3 => 0..60usize, 1 => 60..250usize])
-            .prop_map(|mut costs: Costs| {
-                costs
-                    .iter_mut()
-                    .filter(|c| c.iter().all(|&x| x == 0))
-                    .for_each(|c| c[0] = 1);
-                costs
-            });
+        let costs = prop_oneof![
+            3 => prop::collection::vec(one.clone(), 0..60),
+            1 => prop::collection::vec(one, 60..250),
+        ]
+        .prop_map(|mut costs: Costs| {
+            costs
+                .iter_mut()
+                .filter(|c| c.iter().all(|&x| x == 0))
+                .for_each(|c| c[0] = 1);
+            costs
+        });
         (Just(budgets), costs)
     })
 }
@@ -59,7 +65,7 @@ fn named(budgets: &[u64]) -> Vec<(String, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(common::cases(1_000)))]
 
     #[test]
     fn every_example_leaves_once_in_time_and_within_budget(

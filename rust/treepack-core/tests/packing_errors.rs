@@ -99,7 +99,8 @@ fn settings_out_of_range_are_rejected_and_the_last_ones_in_range_are_not() {
             anchors: 8,
             steps: 4_000,
             gamma: 16,
-            age: 16
+            age: 16,
+            steps_after_full: None,
         }
     );
 }

@@ -1,4 +1,5 @@
-//! Random rows of message trees, with everything about them straight from the definition.
+//! Random rows of message trees, with everything about them straight from the definition; and how
+//! many random cases to try.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
@@ -7,6 +8,18 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use treepack_core::mask::{Bidirectional, ImageRun, TreeError, TreeMask};
+
+/// So many cases, times the environment variable `TREEPACK_CASES`.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of cases"
+)]
+pub fn cases(count: u32) -> u32 {
+    let text = std::env::var("TREEPACK_CASES").ok();
+    let factor: f64 = text.and_then(|text| text.parse().ok()).unwrap_or(1.0);
+    ((f64::from(count) * factor) as u32).max(1)
+}
 
 /// What `from_nodes` takes.
 #[derive(Debug, Clone)]

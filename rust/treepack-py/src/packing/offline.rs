@@ -33,7 +33,11 @@ pub struct OfflinePacker {
 impl OfflinePacker {
     #[new]
     #[pyo3(signature = (budgets, costs, *, order, effort, window, seed, early, oversize))]
-    #[allow(clippy::too_many_arguments, reason = "keywords of Python")]
+    #[allow(
+        clippy::too_many_arguments,
+        clippy::needless_pass_by_value,
+        reason = "keywords of Python, extracted for the call"
+    )]
     fn new(
         budgets: &Bound<'_, PyMapping>,
         costs: PyReadonlyArray1<'_, u32>,

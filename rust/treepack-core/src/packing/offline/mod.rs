@@ -206,7 +206,7 @@ impl Offline {
         let packs = &mut self.packs;
         let repack = self.repack.get_or_insert_with(|| {
             let budgets = self.packer.budgets();
-            Repack::new(std::mem::take(packs), budgets, &self.costs, self.settings)
+            Repack::new(packs, budgets, &self.costs, self.settings)
         });
         let goes_on = repack.advance(&self.costs, count);
         if !goes_on {

@@ -37,7 +37,7 @@ pub(super) struct Repack {
 }
 
 impl Repack {
-    pub fn new(list: PackList, budgets: &Budgets, costs: &[u32], by: OfflineSettings) -> Self {
+    pub fn new(list: &PackList, budgets: &Budgets, costs: &[u32], by: OfflineSettings) -> Self {
         let sizes = budgets.sizes().to_vec();
         let named = budgets
             .names()

@@ -1,6 +1,6 @@
 //! Bin completion from several anchors: which start of a pack wastes least.
 
-use super::super::pool::View;
+use super::super::pool::{View, FRONT};
 use super::completion::{Completion, Item};
 use super::prices::{premiums, Prices};
 use super::sizes::{fits, padded, subtract, Sizes};
@@ -26,7 +26,6 @@ pub(super) struct Anchors<const W: usize> {
     order: Vec<(u64, usize)>,
     /// The items in search order.
     items: Vec<Item<W>>,
-    starts: Vec<usize>,
     completion: Completion<W>,
     trial: Vec<bool>,
 }
@@ -44,7 +43,6 @@ impl<const W: usize> Anchors<W> {
             premiums: Vec::new(),
             order: Vec::new(),
             items: Vec::new(),
-            starts: Vec::new(),
             completion: Completion::default(),
             trial: Vec::new(),
         }
@@ -90,23 +88,6 @@ impl<const W: usize> Anchors<W> {
         }
     }
 
-    /// The oldest item, then the hardest of the front; only the oldest where it must go now.
-    fn pick_starts(&mut self, view: &View<'_>, front: &View<'_>, outcome: Outcome) {
-        self.starts.clear();
-        self.starts.push(0);
-        if outcome == Outcome::Oldest || !has_slack(view) || !has_slack(front) {
-            return;
-        }
-        for _ in 1..self.search.anchors {
-            let free = (0..front.len()).filter(|item| !self.starts.contains(item));
-            // `max_by_key` keeps the last of equals, and ties go to the older.
-            let Some(next) = free.rev().max_by_key(|&item| front.shares[item]) else {
-                return;
-            };
-            self.starts.push(next);
-        }
-    }
-
     /// Fills a pack around an anchor; `trial` marks its items.
     ///
     /// Returns what it leaves empty, and the steps used.
@@ -138,13 +119,17 @@ impl<const W: usize> Select for Anchors<W> {
         let front = &view.front();
         self.read(view, front);
         self.arrange();
-        self.pick_starts(view, front, outcome);
+        let count = count_starts(view, front, outcome, self.search);
+        let (mut start, mut last) = (0, None);
         let mut steps = self.search.steps;
         let mut least = None;
-        for number in 0..self.starts.len() {
-            let is_last = number + 1 == self.starts.len();
+        for number in 0..count {
+            let is_last = number + 1 == count;
             let share = if is_last { steps } else { steps / 2 };
-            let (rest, used) = self.complete(self.starts[number], share.max(LEAST_STEPS));
+            if number > 0 {
+                (start, last) = next_hardest(front.shares, last);
+            }
+            let (rest, used) = self.complete(start, share.max(LEAST_STEPS));
             steps = steps.saturating_sub(used);
             if !leaves_time(front, &self.trial) || !leaves_time(view, &self.trial) {
                 continue;
@@ -159,6 +144,29 @@ impl<const W: usize> Select for Anchors<W> {
             }
         }
     }
+}
+
+/// How many items start a pack: the oldest and the hardest of the front; only the oldest where it
+/// must go now.
+fn count_starts(view: &View<'_>, front: &View<'_>, outcome: Outcome, search: Search) -> usize {
+    if outcome == Outcome::Oldest || !has_slack(view) || !has_slack(front) {
+        1
+    } else {
+        front.len().min(search.anchors as usize)
+    }
+}
+
+/// The hardest item after the last one, of equals the older, and what it was found by.
+///
+/// Found one by one, since the first anchors often fill a pack.
+fn next_hardest(shares: &[u64], last: Option<u64>) -> (usize, Option<u64>) {
+    // A share is Q10 and at most 1; the complement of the place sorts the older up.
+    let keys = (1..shares.len()).map(|i| shares[i] << 32 | (FRONT - i) as u64);
+    let next = keys.filter(|&key| last.is_none_or(|last| key < last)).max();
+    let place = next.map_or(0, |key| {
+        FRONT - usize::try_from(key & 0xffff_ffff).unwrap_or(0)
+    });
+    (place, next)
 }
 
 /// Whether the oldest item may wait for another pack.
