@@ -45,6 +45,7 @@ def pack(
     early: bool = True,
     effort: str = "fast",
     oversize: str = "raise",
+    on_error: str = "raise",
     progress: bool | Progress = False,
 ) -> Packs:
     """Pack a whole data set whose costs are known.
@@ -68,6 +69,8 @@ def pack(
             longer, and under ``"shuffled"`` repacks until that no longer saves rows.
         oversize: an example larger than a budget: ``"raise"``, ``"drop"`` and count it, or
             ``"alone"``, a pack of its own, which exceeds the budget.
+        on_error: what becomes of examples of a table that could not be measured: ``"raise"``, or
+            ``"skip"`` and count them.
         progress: called with the work done and the work in all, several times a second; ``True``
             shows a bar if rich is installed.
 
@@ -76,8 +79,8 @@ def pack(
 
     Raises:
         BudgetError: a budget or setting out of range.
-        CostError: no cost for a budget, columns that are not integers ``[n]``, a negative cost, or
-            an example that costs nothing in every budget.
+        CostError: an example without costs, no cost for a budget, columns that are not integers
+            ``[n]``, a negative cost, or an example that costs nothing in every budget.
         OversizeError: an example is larger than a budget, under ``oversize="raise"``.
 
     Example:
@@ -88,7 +91,8 @@ def pack(
         [[0, 2], [1, 3]]
     """
     budgets = dict(budgets)
-    columns = _columns(costs, budgets)
+    kept = _measured(costs, on_error)
+    columns = _columns(costs, budgets, kept)
     n = len(next(iter(columns.values()), ()))
     if order == "kept":
         window = 48 if window is None else window
@@ -106,11 +110,13 @@ def pack(
     _run(core, CHUNK if effort == "fast" else CHUNK_BEST, progress)
     found = core.finish()
     limits = {name: int(size) for name, size in budgets.items()}
+    members = found["members"] if kept is None else kept[found["members"]].astype(np.int64)
+    total = n if kept is None else len(costs)  # type: ignore[arg-type]
     return Packs(
         found["offsets"],
-        found["members"],
-        {"budgets": limits, **settings, "examples": n},
-        _statistics(found, columns, limits),
+        members,
+        {"budgets": limits, **settings, "examples": total},
+        {**_statistics(found, columns, limits), "skipped": total - n},
     )
 
 
@@ -122,7 +128,25 @@ def _run(core: OfflinePacker, chunk: int, progress: bool | Progress) -> None:
         report(done, done)
 
 
-def _columns(costs: Any, budgets: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+def _measured(costs: Any, on_error: str) -> npt.NDArray[np.intp] | None:
+    """Indices of the examples that have costs; ``None`` if all have."""
+    if on_error not in ("raise", "skip"):
+        raise CostError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    missing: Any = getattr(costs, "unmeasured", ())
+    if not len(missing):
+        return None
+    if on_error == "raise":
+        reason = getattr(costs, "reasons", {}).get(int(missing[0]), "nobody says why")
+        raise CostError(
+            f"{len(missing)} examples could not be measured, the first is {missing[0]}: {reason}; "
+            'leave them out with on_error="skip", or measure again'
+        )
+    return np.delete(np.arange(len(costs)), missing)
+
+
+def _columns(
+    costs: Any, budgets: Mapping[str, Any], kept: npt.NDArray[np.intp] | None
+) -> dict[str, npt.NDArray[Any]]:
     given = costs if isinstance(costs, Mapping) else getattr(costs, "columns", None)
     if not isinstance(given, Mapping):
         raise CostError(
@@ -135,6 +159,8 @@ def _columns(costs: Any, budgets: Mapping[str, Any]) -> dict[str, npt.NDArray[An
     shapes = {name: column.shape for name, column in columns.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
         raise CostError(f"cost columns must be one-dimensional and of one length, got {shapes}")
+    if kept is not None:
+        columns = {name: column[kept] for name, column in columns.items()}
     for name, column in columns.items():
         if column.dtype.kind not in "iu" and column.size:
             raise CostError(f"cost column {name!r} must hold integers, got {column.dtype}")

@@ -34,7 +34,8 @@ class Packs:
             ``early``, ``effort``, ``oversize``, and ``examples``, the length of the table.
         statistics: ``rows``; ``fill``, by budget the part of the rows' capacity that is used;
             ``rows_per_bound``, rows over the largest of sum / budget, below which nothing packs;
-            ``dropped`` and ``alone``, oversize examples, which are not in the other numbers.
+            ``dropped`` and ``alone``, oversize examples, which are not in the other numbers;
+            ``skipped``, examples without costs.
 
     Raises:
         DataError: the offsets do not cut the members into packs, or an example stands in two.

@@ -232,40 +232,6 @@ def test_mixtures_npy_files_and_several_budgets(run, home):
     assert "Rows of tokens=1,024, patches=256" in out
 
 
-def test_pack_is_given_what_the_command_says(run, monkeypatch):
-    seen = {}
-
-    class Packs:
-        def save(self, path):
-            seen["path"] = path
-
-        def __str__(self):
-            return "3 packs"
-
-    def pack(costs, budgets, **options):
-        seen.update(options, n=len(costs), budgets=budgets)
-        return Packs()
-
-    monkeypatch.setattr(tp, "pack", pack, raising=False)
-    arguments = ("pack", "costs.jsonl", *BUDGETS, "--out", "packs.parquet", "--order", "kept")
-    assert run(*arguments, "--window", "64", "--effort", "best", "--seed", "5", "--early")[:2] == (
-        0,
-        "packs.parquet: 3 packs\n",
-    )
-    assert seen == {
-        "n": 300,
-        "budgets": {"tokens": 512, "patches": 256},
-        "path": Path("packs.parquet"),
-        "order": "kept",
-        "window": 64,
-        "effort": "best",
-        "seed": 5,
-        "early": True,
-        "oversize": "raise",
-        "progress": None,
-    }
-
-
 def test_a_terminal_gets_styled_tables_unless_no_color_is_set(run, monkeypatch):
     pytest.importorskip("rich")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -279,12 +245,18 @@ def test_a_terminal_gets_styled_tables_unless_no_color_is_set(run, monkeypatch):
     assert max(map(len, unstyled.splitlines())) <= 80
 
 
-@pytest.mark.skipif(not hasattr(tp, "pack"), reason="packing offline is not there yet")
 def test_pack_writes_packs(run, home):
     code, out, _ = run("pack", "costs.jsonl", *BUDGETS, "--out", "packs.parquet")
     assert code == 0
-    assert out.startswith("packs.parquet: ")
-    assert (home / "packs.parquet").exists()
+    packs = tp.packing.Packs.load(home / "packs.parquet")
+    assert out.startswith(f"packs.parquet: {len(packs):,} packs of {len(packs.members):,} examples")
+    assert "times the fewest rows" in out
+    again = ("--out", "again.npz", "--json", "--no-early", "--effort", "best", "--seed", "4")
+    told = json.loads(run("pack", "costs.jsonl", *BUDGETS, *again, "--window", "64")[1])
+    given = {"seed": 4, "effort": "best", "early": False, "window": 64, "order": "shuffled"}
+    given |= {"oversize": "raise", "examples": 300, "budgets": {"tokens": 512, "patches": 256}}
+    assert told["settings"] == given
+    assert tp.packing.Packs.load(home / "again.npz").statistics == told["statistics"]
 
 
 @pytest.mark.parametrize(

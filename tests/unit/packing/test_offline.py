@@ -64,6 +64,19 @@ def test_an_empty_table_has_no_packs(order):
     assert (len(packs), list(packs), packs.statistics["rows_per_bound"]) == (0, [], 1.0)
 
 
+def test_examples_without_costs_are_an_error_or_left_out_and_counted():
+    costs = {"tokens": [60, -1, 40, 70, 30], "pairs": [1, -1, 1, 1, 1]}
+    table = tp.costs.CostTable(costs, reasons={1: "no such file"})
+    with pytest.raises(errors.CostError, match=r"1 examples .* first is 1: no such file"):
+        tp.pack(table, {"tokens": 100})
+    packs = tp.pack(table, {"tokens": 100}, on_error="skip", order="kept")
+    assert [pack.tolist() for pack in packs] == [[0, 2], [3, 4]]
+    assert packs.statistics["skipped"] == 1
+    assert packs.settings["examples"] == 5
+    with pytest.raises(errors.CostError, match="on_error must be"):
+        tp.pack(table, {"tokens": 100}, on_error="drop")
+
+
 def test_packs_are_indexed_from_both_ends():
     packs = tp.pack(COSTS, BUDGETS, order="kept")
     assert [p.tolist() for p in packs] == [[0, 2], [1, 3]]
