@@ -58,6 +58,7 @@ bench: setup  ## compare with the alternatives, ratios in one run
 	$(BIN)/python benches/mask.py
 	$(BIN)/python benches/attention.py
 	$(BIN)/python benches/step.py
+	$(BIN)/python benches/balance.py
 	$(BIN)/python benches/loader.py
 	$(BIN)/python benches/measuring.py
 	$(BIN)/python benches/grouping.py
