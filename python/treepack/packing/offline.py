@@ -197,20 +197,15 @@ def _statistics(
     found: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any]], budgets: Mapping[str, int]
 ) -> dict[str, Any]:
     """Rows and how full they are; rows with a single oversize example are counted apart."""
-    offsets, members, alone = found["offsets"], found["members"], found["alone"]
-    rows = len(offsets) - 1 - alone
-    totals = dict.fromkeys(columns, 0)
-    for name, column in columns.items():
-        sizes = np.minimum(column, _most(column)).astype(np.int64)[members]
-        totals[name] = int(sizes.sum())
-    if alone:
-        singles = members[offsets[:-1][np.diff(offsets) == 1]]
-        over = np.zeros(len(singles), bool)
+    alone = found["alone"]
+    rows = len(found["offsets"]) - 1 - alone
+    if found["dropped"] or alone:
+        over = np.zeros(len(next(iter(columns.values()))), bool)
         for name, column in columns.items():
-            over |= column[singles] > budgets[name]
-        for name, column in columns.items():
-            sizes = np.minimum(column[singles[over]], LARGEST)
-            totals[name] -= int(sizes.astype(np.int64).sum())
+            over |= column > budgets[name]
+        columns = {name: column[~over] for name, column in columns.items()}
+    # What is left fits a budget each, so that no sum exceeds 64 bits.
+    totals = {name: int(column.sum(dtype=np.int64)) for name, column in columns.items()}
     bound = max((totals[name] / budgets[name] for name in budgets), default=0.0)
     return {
         "rows": rows,

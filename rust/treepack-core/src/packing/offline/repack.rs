@@ -7,7 +7,7 @@ use super::{OfflineSettings, PackList};
 use crate::permutation::mix64;
 
 /// Most rounds; in each, about as many packs are taken apart as there are.
-pub(super) const MAX_ROUNDS: usize = 120;
+pub(super) const MAX_ROUNDS: usize = 64;
 
 /// Rounds in a row that save no pack, after which it no longer pays.
 const MOST_IDLE: usize = 24;

@@ -122,7 +122,7 @@ impl<const W: usize> Select for Anchors<W> {
         let count = count_starts(view, front, outcome, self.search);
         let (mut start, mut last) = (0, None);
         let mut steps = self.search.steps;
-        let mut least = None;
+        let mut lowest = None;
         for number in 0..count {
             let is_last = number + 1 == count;
             let share = if is_last { steps } else { steps / 2 };
@@ -135,8 +135,8 @@ impl<const W: usize> Select for Anchors<W> {
                 continue;
             }
             let loss = self.prices.loss(&rest);
-            if least.is_none_or(|best| loss < best) {
-                least = Some(loss);
+            if lowest.is_none_or(|best| loss < best) {
+                lowest = Some(loss);
                 marked.copy_from_slice(&self.trial);
             }
             if loss == 0 || self.prices.scarce_is_full(&rest) {
