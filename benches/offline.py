@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import treepack as tp
-from common import machine, streams
+from common import machine
 from common.offline_rivals import rivals
+from treepack.packing import mixture_sft as streams
 
 SEEDS = range(5)
 

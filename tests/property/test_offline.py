@@ -7,8 +7,7 @@ import pytest
 import treepack as tp
 from helpers import cases
 from treepack._reference.offline import pack_table
-
-from benches.common import streams
+from treepack.packing import mixture_sft as streams
 
 
 def random_table(rng, oversize=False):
