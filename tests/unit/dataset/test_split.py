@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
-import logging
 
 import numpy as np
 import pytest
 import treepack as tp
-from helpers import cases
-from helpers.large_trees import BUDGETS, branch, large_tree, large_trees, trained
+from helpers import cases, tiny_models
+from helpers.interrupts import files_of, interrupted
+from helpers.large_trees import BUDGETS, large_tree, large_trees, trained
 from helpers.tree_sources import SavedStream
 from treepack import errors
 from treepack._reference import splitting
 from treepack.dataset.shards.examples import Arrival, Examples
-from treepack.dataset.shards.parts import first_fit, shorten
+from treepack.dataset.shards.parts import first_fit
 from treepack.dataset.state import shards_of
+from treepack.sources.conversations import Conversations
 from treepack.testing import (
     assert_batches_equal,
     check_exactly_once,
@@ -146,26 +148,25 @@ SOURCES = {"list": list, "measured": Measured, "saved": Streamed, "whole": Whole
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_resuming_at_every_step_changes_nothing(source):
-    trees = large_trees(np.random.default_rng(5), 40)
+    trees = large_trees(np.random.default_rng(5), 24)
     packed = stream(SOURCES[source](trees), virtual_shards=2)
     held = {"keys": 0, "requeued": 0}
     for row in packed:
         for shard in shards_of(json.loads(json.dumps(row["treepack"].state))).values():
             held["keys"] += any(isinstance(key, list) for key in shard.keys)
             held["requeued"] += bool(shard.requeued)
-    assert min(held.values()) > 3
-    assert check_resume_everywhere(packed) > 20
+    assert min(held.values()) > 2
+    assert check_resume_everywhere(packed) > 12
     check_exactly_once(packed, [tree.key for tree in trees])
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (0, 2), (2, 0)])
 def test_resuming_with_workers_changes_nothing(before, after):
-    trees = large_trees(np.random.default_rng(6), 24)
-    for source in (list, Whole):
-        packed = stream(SOURCES["list"](trees) if source is list else Whole(trees))
-        packed = packed.at_start(virtual_shards=2)
-        check_resume_everywhere(packed, num_workers=before, resume_workers=after, every=3)
+    trees = large_trees(np.random.default_rng(6), 16)
+    for kind in (list, Whole):
+        packed = stream(kind(trees), virtual_shards=2)
+        check_resume_everywhere(packed, num_workers=before, resume_workers=after, every=4)
 
 
 def test_packs_do_not_depend_on_ranks():
@@ -197,46 +198,28 @@ def test_a_tree_measured_wrongly_is_an_error_or_split_by_its_real_cost():
     assert list(skipping)[-1]["treepack"].stats["split"] == 0
 
 
-class Interrupted(Measured):
-    """Ctrl-C comes at the n-th call that the stream makes."""
+@pytest.mark.parametrize("kind", [Measured, Whole])
+def test_an_interrupt_at_any_line_loses_and_repeats_nothing(kind):
+    trees = large_trees(np.random.default_rng(10), 7)
+    files = files_of("iterator", "virtual_shard", "examples", "parts", "readers", "iterables")
 
-    calls, at = 0, -1
+    def small():
+        return stream(kind(trees), pool_size=3, virtual_shards=1)
 
-    def _call(self):
-        type(self).calls += 1
-        if self.calls == self.at:
-            raise KeyboardInterrupt
-
-    def measure(self, index):
-        self._call()
-        return super().measure(index)
-
-    def load(self, index):
-        self._call()
-        tree = super().load(index)
-        self._call()
-        return tree
-
-
-def test_an_interrupt_at_any_call_loses_nothing(monkeypatch):
-    trees = large_trees(np.random.default_rng(10), 12)
-    expected = list(stream(trees))
-    monkeypatch.setattr(Interrupted, "calls", 0)
-    list(stream(Interrupted(trees)))
-    for at in range(1, Interrupted.calls + 1):
-        monkeypatch.setattr(Interrupted, "calls", 0)
-        monkeypatch.setattr(Interrupted, "at", at)
-        iterator, rows = iter(stream(Interrupted(trees))), []
-        while True:
-            try:
-                rows.append(next(iterator))
-            except KeyboardInterrupt:
-                continue
-            except StopIteration:
-                break
-        assert len(rows) == len(expected)
-        for one, other in zip(rows, expected, strict=True):
-            assert_batches_equal(one, other)
+    whole, line = list(small()), 0
+    assert whole[-1]["treepack"].stats["split"] > 1
+    while True:
+        line += 3 if cases.FACTOR >= 10 else 19
+        packed, rows = small(), []
+        if not interrupted(iter(packed), rows, files, line):
+            break
+        other = small()
+        other.load_state_dict(packed.state_dict())
+        for rest in (list(other), list(packed._progress._iterator)):
+            assert len(rows) + len(rest) == len(whole), line
+            for one, row in zip([*rows, *rest], whole, strict=True):
+                assert_batches_equal(one, row, f"after line {line}")
+    assert line > 400
 
 
 def root_too_large():
@@ -294,7 +277,7 @@ def test_chosen_and_rejected_stay_together():
     rows = list(stream(source, budgets={"tokens": 20}))
     assert [row["treepack"].roles for row in rows] == [
         (None, "chosen", "rejected"), (None, "chosen", "rejected"),
-        (None, "chosen", "rejected"), (None, None),
+        (None, "chosen", "rejected"), None,
     ]  # fmt: skip
     lengths = [row["treepack"].mask.node_end - row["treepack"].mask.node_start for row in rows]
     assert [list(each) for each in lengths] == [[6, 6, 8], [6, 9, 3], [6, 5, 9], [6, 7]]
@@ -343,117 +326,78 @@ def test_split_trees_are_counted_in_reports():
     assert report["treepack/truncated_total"] == 0
 
 
-def paths_below(tree):
-    """Tokens of each way from below the root to a leaf."""
-
-    def walk(node, before):
-        said = [*before, *node.tokens.tolist()]
-        return [path for child in node.children for path in walk(child, said)] or [said]
-
-    return [path for child in tree.children for path in walk(child, [])]
-
-
-def test_the_laws_of_cut_branches_on_random_trees():
-    cut = 0
-    for rng in cases.cases(300, "shorten"):
-        tree, most = large_tree(rng, itertools.count(1), "one"), int(rng.integers(1, 20))
-        copy = large_tree(np.random.default_rng(rng.bit_generator.seed_seq), itertools.count(1))
-        after, branches, tokens = shorten(tree, most)
-        assert tokens == tree.n_tokens - after.n_tokens
-        assert copy.lengths == tree.lengths
-        if not tree.children:
-            continue
-        before_each = [child.n_tokens for child in tree.children]
-        after_each = [child.n_tokens for child in after.children]
-        assert branches == sum(n > m for n, m in zip(before_each, after_each, strict=True))
-        assert all(getattr(after, name) is getattr(tree, name) for name in ROOT)
-        assert all(len(path) <= most for path in paths_below(after))
-        # What is left of every way is its beginning.
-        kept = {tuple(path) for path in paths_below(after)}
-        assert kept >= {tuple(p) for p in paths_below(tree) if len(p) <= most}
-        assert kept >= {tuple(path[:most]) for path in paths_below(tree) if len(path) > most}
-        left = trained([tp.collate([after])])
-        assert set(left) <= set(trained([tp.collate([tree])]))
-        if not tokens:
-            assert after is tree
-            continue
-        cut += 1
-        assert len(left) == len(trained([tp.collate([tree])])) - lost_targets(tree, most)
-    assert cut > 100 * cases.FACTOR
+def conversations(n=14):
+    """Examples with an image or a system prompt, and more to say about it than a row holds."""
+    rng = np.random.default_rng(12)
+    found = []
+    for i in range(n):
+        turns = [[(f"Q{i}.{j}", "ab " * int(rng.integers(1, 12)))] for j in range(rng.integers(13))]
+        media = [("image", tiny_models.photo(i))] if i % 3 else []
+        branches = [*turns, [("last", "one")]]
+        found.append(Conversations(branches, media, system="Be brief." * (i % 2), key=f"c{i}"))
+    return found
 
 
-def lost_targets(tree, most):
-    """Targets of tokens that lie too far behind the root, and end targets of nodes with such."""
+class Loaded:
+    """An iterable of conversations that can go back."""
 
-    def walk(node, before):
-        places = np.arange(before, before + len(node.tokens))
-        labels = np.full(len(places), -100) if node.labels is None else node.labels
-        lost = int(((labels != -100) & (places >= most)).sum())
-        end = before + len(node.tokens)
-        lost += node.end_target is not None and end > most
-        return lost + sum(walk(child, end) for child in node.children)
+    def __init__(self, items):
+        self.items, self.next = items, 0
 
-    return sum(walk(child, 0) for child in tree.children)
+    def state_dict(self):
+        return {"next": self.next}
 
+    def load_state_dict(self, state):
+        self.next = state["next"]
 
-def test_cut_branches_are_counted_logged_and_resumed(caplog):
-    caplog.set_level(logging.WARNING, "treepack")
-    trees = large_trees(np.random.default_rng(4), 30)
-    packed = stream(trees, max_branch_tokens=6, virtual_shards=1)
-    expected = sum(shorten(tree, 6).branches for tree in trees)
-    assert list(packed)[-1]["treepack"].stats["truncated"] == expected > 16
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == len({record.args[3].bit_length() for record in caplog.records})
-    assert all("max_branch_tokens" in text and "example 'example" in text for text in said)
-    check_resume_everywhere(packed)
-    check_exactly_once(packed, [tree.key for tree in trees])
-    plain = stream([shorten(tree, 6).tree for tree in trees], virtual_shards=1)
-    assert trained(packed) == trained(plain)
+    def __iter__(self):
+        start, self.next = self.next, 0
+        for index in range(start, len(self.items)):
+            self.next = index + 1
+            yield self.items[index]
 
 
-def test_plain_text_is_cut_and_media_are_not():
-    text = tp.MessageTree(range(1, 9), labels=range(1, 9), weight=np.arange(8.0), end_target=9)
-    after, branches, tokens = shorten(text, 3)
-    assert (after.tokens.tolist(), after.labels.tolist()) == ([1, 2, 3], [1, 2, 3])
-    assert (after.weight.tolist(), after.end_target) == ([0, 1, 2], None)
-    assert (branches, tokens) == (1, 5)
-    image = tp.MessageTree([1] * 8, image_runs=[[2, 6, 0]], media={"pixels": np.ones((1, 2))})
-    assert shorten(image, 3) == (image, 0, 0)
+@pytest.mark.parametrize("most", [None, 20])
+@pytest.mark.parametrize("name", ["qwen3_vl", "molmo2"])
+def test_conversations_are_split_by_their_outline_as_their_trees_are(name, most):
+    family, source = tiny_models.find(name), conversations()
+    options = {
+        "budgets": {"tokens": 260, family.vision_cost: 600},
+        "family": family,
+        "max_branch_tokens": most,
+        "vision_on_every_row": True,
+    }
+    trees = [family.load(one) for one in source]
+    rows, expected = list(stream(source, **options)), list(stream(trees, **options))
+    assert rows[-1]["treepack"].stats["split"] > 1
+    assert (rows[-1]["treepack"].stats["truncated"] > 2) == (most is not None)
+    for row, other in zip(rows, expected, strict=True):
+        assert_batches_equal(row, other)
+        assert row["input_ids"].shape[1] <= 260
+    streamed = stream(Loaded(source), virtual_shards=1, **options)
+    for packed in (stream(source, **options), streamed):
+        check_exactly_once(packed, [one.key for one in source])
+        check_resume_everywhere(packed, every=3)
+    if most is None:
+        costs = tp.costs.measure(source, family, workers=0)
+        for row, other in zip(stream(source, costs=costs, **options), rows, strict=True):
+            assert_batches_equal(row, other)
 
 
-def test_a_node_that_stands_in_several_places_is_cut_in_each():
-    leaf = tp.MessageTree([7, 8, 9], labels=[7, 8, 9])
-    tree = tp.MessageTree([1], children=[leaf, tp.MessageTree([5, 6], children=[leaf, leaf])])
-    assert paths_below(shorten(tree, 3).tree) == [[7, 8, 9], [5, 6, 7], [5, 6, 7]]
-    deep = tp.MessageTree([1])
-    for _ in range(5000):
-        deep = tp.MessageTree([1], children=[deep])
-    assert shorten(deep, 4000).tree.n_tokens == 4001
+def test_a_transform_is_of_the_whole_tree():
+    family, source = tiny_models.find("qwen3_vl"), conversations()
+    seen = []
 
+    def weighed(tree):
+        seen.append(len(tree.children))
+        tree = copy.copy(tree)
+        tree.children = tree.children[:-1] or tree.children
+        return tree
 
-def test_truncation_needs_lengths():
-    trees = large_trees(np.random.default_rng(0), 4)
-    for wrong in (0, -1, 2.5, True):
-        with pytest.raises(errors.DatasetError, match="max_branch_tokens must be a positive int"):
-            stream(trees, max_branch_tokens=wrong)
-    with pytest.raises(errors.DatasetError, match="changes what examples cost, and measure"):
-        stream(Measured(trees), max_branch_tokens=5)
-    with pytest.raises(errors.DatasetError, match=r"and packs= has"):
-        packs = tp.pack({"tokens": [9] * 4}, {"tokens": 40})
-        stream(trees, oversize="raise", packs=packs, budgets=None, max_branch_tokens=5)
-
-
-def test_branches_are_cut_before_the_transform_and_split_after_it():
-    def doubled(tree):
-        children = [tp.MessageTree(np.tile(child.tokens, 2)) for child in tree.children]
-        return tp.MessageTree(tree.tokens, children=children, key=tree.key, costs=tree.costs)
-
-    rng = np.random.default_rng(11)
-    children = [branch(rng, itertools.count(1), 12) for _ in range(9)]
-    source = [tp.MessageTree([1], children=children, costs={"crops": 0})]
-    rows = list(stream(source, max_branch_tokens=5, transform=doubled))
-    masks = [row["treepack"].mask for row in rows]
-    lengths = [n for mask in masks for n in (mask.node_end - mask.node_start).tolist() if n > 1]
-    assert lengths
-    assert set(lengths) <= set(range(2, 22, 2))
-    assert all(mask.used <= BUDGETS["tokens"] for mask in masks)
+    options = {"budgets": {"tokens": 260, "patches": 600}, "family": family, "transform": weighed}
+    packed = stream(source, on_cost_mismatch="requeue", **options)
+    rows = list(packed)
+    assert set(seen) == {len(family.load(one).children) for one in source}
+    trees = [weighed(family.load(one)) for one in source]
+    assert trained(rows) == trained([tp.collate([tree], family=family) for tree in trees])
+    check_resume_everywhere(packed, every=3)

@@ -182,7 +182,8 @@ class VirtualShard(Shard):
                 self._reader_has_ended = True
                 return None
             arrival, cost = self._examples.measure(arrival)
-            self._note_truncated(arrival)
+            if arrival.shortened[0]:
+                self._note_truncated(arrival)
         if self._policy.is_to_split(cost) and arrival.part is None and self._splits(arrival, cost):
             return None
         dropped = self._packer.counters["dropped"] if self._policy.drops else 0
