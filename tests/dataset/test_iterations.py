@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import treepack as tp
-from helpers.interrupts import files_of, interrupted
+from helpers.simulated.interrupts import files_of, interrupted
 from helpers.tree_sources import BUDGETS, Trees, WholeSavedStream, dataset, tree_of
 from torch.utils.data import DataLoader
 from treepack import errors

@@ -52,10 +52,10 @@ class Policy:
         """Whether trees may be split or cut, which is counted."""
         return self.splits or self.truncates
 
-    def is_to_split(self, cost: Mapping[str, int]) -> bool:
-        """Whether an example is over a budget, and may be split."""
+    def is_over(self, cost: Mapping[str, int]) -> bool:
+        """Whether an example is over a budget."""
         # What is no integer the packer rejects.
-        return self.splits and any(
+        return any(
             type(cost.get(name)) is int and cost[name] > size for name, size in self.budgets.items()
         )
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import treepack as tp
 from helpers import cases, tiny_models
-from helpers.interrupts import files_of, interrupted
 from helpers.large_trees import BUDGETS, large_tree, large_trees, trained
+from helpers.simulated.interrupts import files_of, interrupted
 from helpers.tree_sources import SavedStream
 from treepack import errors
 from treepack._reference import splitting

@@ -184,7 +184,7 @@ class VirtualShard(Shard):
             arrival, cost = self._examples.measure(arrival)
             if arrival.shortened[0]:
                 self._note_truncated(arrival)
-        if self._policy.is_to_split(cost) and arrival.part is None and self._splits(arrival, cost):
+        if self._policy.splits and self._splits(arrival, cost):
             return None
         dropped = self._packer.counters["dropped"] if self._policy.drops else 0
         pack = self._checked_push(arrival, cost)
@@ -196,7 +196,9 @@ class VirtualShard(Shard):
         return pack
 
     def _splits(self, arrival: Arrival, cost: Cost) -> bool:
-        """Make parts of a tree; they are pushed next. Whether it could be split."""
+        """Make parts of a tree over a budget, which are pushed next; whether there are any."""
+        if arrival.part is not None or not self._policy.is_over(cost):
+            return False
         try:
             parts = self._examples.split(arrival, cost, self._policy.budgets)
         except OversizeError:
