@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import treepack as tp
+from helpers.simulated.interrupts import files_of, interrupted
 from helpers.tree_sources import BUDGETS, Trees, WholeSavedStream, dataset, tree_of
 from torch.utils.data import DataLoader
 from treepack import errors
@@ -41,10 +40,7 @@ WHOLE = keys_of(make())
 
 
 def test_an_interrupt_at_any_line_loses_and_repeats_nothing():
-    folder = Path(tp.__file__).parent / "dataset"
-    files = {
-        str(folder / f"{name}.py") for name in ("iterator", "virtual_shard", "readers", "iterables")
-    }
+    files = files_of("iterator", "virtual_shard", "readers", "iterables")
 
     def small(source):
         return tp.PackedDataset(source(14), budgets=BUDGETS, pool_size=3, virtual_shards=2)
@@ -54,38 +50,13 @@ def test_an_interrupt_at_any_line_loses_and_repeats_nothing():
         while True:
             line += 3
             stream, rows = small(source), []
-            if not _interrupted(iter(stream), rows, files, line):
+            if not interrupted(iter(stream), rows, files, line):
                 break
             other = small(source)
             other.load_state_dict(stream.state_dict())
             assert keys_of(rows) + keys_of(other) == whole, line
             assert keys_of(rows) + keys_of(stream._progress._iterator) == whole, line
         assert line > 300
-
-
-def _interrupted(reader, rows, files, line):
-    """Read until some line of these files; whether it was reached."""
-    left = line
-
-    def trace(frame, event, _):
-        nonlocal left
-        if frame.f_code.co_filename not in files:
-            return None
-        left -= event == "line"
-        if not left:
-            sys.settrace(None)
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        rows.extend(reader)
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def test_a_later_iteration_with_more_workers_starts_over():

@@ -13,7 +13,13 @@ from treepack.errors import BatchError
 
 PREFIX = "treepack/"
 
-TOTALS = {"dropped": "dropped_oversize_total", "alone": "alone_total", "skipped": "skipped_total"}
+TOTALS = {
+    "dropped": "dropped_oversize_total",
+    "alone": "alone_total",
+    "split": "split_total",
+    "truncated": "truncated_total",
+    "skipped": "skipped_total",
+}
 """Counters of a virtual shard, and their names in a report."""
 
 PER_ROW = ("branches", "targets", "attention_pairs", "tokens")
@@ -37,9 +43,9 @@ class Statistics:
 
     - ``rows_total``, ``examples_total``; ``rows_per_bound``: rows, as a multiple of the fewest that
       the volume of their examples allows.
-    - ``dropped_oversize_total``, ``alone_total``, ``skipped_total``: examples over a budget that
-      were dropped or came alone in a row, and examples that failed; a stream that was resumed goes
-      on counting.
+    - ``dropped_oversize_total``, ``alone_total``, ``split_total``, ``skipped_total``: examples over
+      a budget that were dropped, came alone in a row or were split, and examples that failed;
+      ``truncated_total``: branches that were cut; a stream that was resumed goes on counting.
 
     Args:
         clock: gives seconds; for tests.

@@ -36,12 +36,28 @@ class Policy:
         packer: settings of the `Packer`.
         skips: whether examples that fail are counted instead of raised.
         requeues: whether an example that costs other than measured is pushed again.
+        splits: whether a tree over a budget is split at its branches.
+        truncates: whether long branches are cut.
     """
 
     budgets: Mapping[str, int]
     packer: Mapping[str, Any]
     skips: bool = False
     requeues: bool = False
+    splits: bool = False
+    truncates: bool = False
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether trees may be split or cut, which is counted."""
+        return self.splits or self.truncates
+
+    def is_over(self, cost: Mapping[str, int]) -> bool:
+        """Whether an example is over a budget."""
+        # What is no integer the packer rejects.
+        return any(
+            type(cost.get(name)) is int and cost[name] > size for name, size in self.budgets.items()
+        )
 
     @property
     def drops(self) -> bool:
@@ -83,6 +99,7 @@ class Settings:
         sent_shard: what the process that started this one knew of its shard.
         packs: that were made before, or ``None``.
         epoch: number of the first one, from which orders are drawn.
+        max_branch_tokens: to which branches are cut, or ``None``.
     """
 
     source: Any
@@ -104,6 +121,7 @@ class Settings:
     sent_shard: SentShard | None = None
     packs: GivenPacks | None = None
     epoch: int = 0
+    max_branch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs != 1 and not is_map_style(self.source):
@@ -152,6 +170,10 @@ class Settings:
         elif is_map_style(source):
             kind = f"{len(source)} examples"
         more: dict[str, Any] = {"epoch": self.epoch} if self.epoch else {}
+        if self.policy.splits:
+            more["oversize"] = "split"
+        if self.max_branch_tokens is not None:
+            more["max_branch_tokens"] = self.max_branch_tokens
         if self.packs is not None:
             more["packs"] = self.packs.digest
             if self.packs.balance is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import IterableDataset
 
 from treepack.batch import PackedBatch
+from treepack.dataset._reshaping import check_oversize, check_truncation
 from treepack.dataset._settings import (
     Policy,
     Settings,
@@ -88,7 +89,17 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
             last one only. Iterating a second time gives the same packs again: for several epochs,
             read one stream of several.
         oversize: what becomes of an example over a budget: ``"raise"``; ``"drop"``, and count it;
-            or ``"alone"``, in a row of its own, which then exceeds the budget.
+            ``"alone"``, in a row of its own, which then exceeds the budget; or ``"split"``: several
+            trees with the same root and key, each within every budget, share its branches by
+            first-fit, in order, each branch once, and ``stats["split"]`` counts it. Branches with
+            roles stay together, such as chosen and rejected; what the root is trained on is so in
+            the first part. The price is that the root, its media too, is computed in each part.
+            Where the root is too large by itself or with one of the branches, it is an error;
+            ``("split", "drop")`` and ``("split", "alone")`` say otherwise.
+        max_branch_tokens: longer branches are cut to so many tokens, and plain text is, as a whole;
+            media are never. A branch that is cut loses its end target, ``stats["truncated"]``
+            counts it, and there is a line in the log at 1, 2, 4, 8, ... of them. Not with costs
+            known in advance. Applied before ``transform``.
         on_error: what becomes of an example that cannot be read, measured or loaded: ``"raise"``,
             after which the stream can go on without it; or ``"skip"``, and count it. The price of
             skipping is that broken data shows only in ``stats["skipped"]`` and in the log, of which
@@ -147,7 +158,8 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         seed: int = 0,
         shuffle: bool = True,
         epochs: int | None = 1,
-        oversize: str = "raise",
+        oversize: str | Sequence[str] = "raise",
+        max_branch_tokens: int | None = None,
         on_error: str = "raise",
         on_cost_mismatch: str = "raise",
         pad_to_budget: bool = False,
@@ -159,12 +171,14 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
     ) -> None:
         super().__init__()
         check_source(source)
+        splits, rest = check_oversize(oversize, packs)
         requeues = is_one_of("on_cost_mismatch", on_cost_mismatch, "requeue")
         given = check_packs(packs, source, requeues, balance, costs)
         budgets = check_budgets(budgets, given)
         found = find_family(processor, family, chat, budgets)
         if costs is not None:
             source = check_table(costs, found).attach(source)
+        most = check_truncation(max_branch_tokens, source, found, packs)
         fill = check_fill(vision_on_every_row, found)
         why_not_resumable, source_start = find_start(source)
         self.settings = Settings(
@@ -172,9 +186,11 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
             budgets=budgets,
             policy=Policy(
                 packed_budgets(budgets, found, fill),
-                packer_settings(pool_size, oversize, packer),
+                packer_settings(pool_size, rest, packer),
                 skips=is_one_of("on_error", on_error, "skip"),
                 requeues=requeues,
+                splits=splits,
+                truncates=most is not None,
             ),
             family=found,
             shard=None if shard is None else check_shard(shard),
@@ -190,6 +206,7 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
             why_not_resumable=why_not_resumable,
             source_start=source_start,
             packs=given,
+            max_branch_tokens=most,
         )
         self._progress = Progress(self.settings)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from treepack.errors import StateError
@@ -26,6 +26,26 @@ VERSION = 3
 
 MOST_SHOWN = 200
 """Characters of a damaged state that a message shows."""
+
+
+Key = int | tuple[int, ...]
+"""What a packer calls an example: its position; or that of a tree that was split, and the branches
+of the part as ``(position, start, end, start, end, ...)``. In a state it is a list then."""
+
+
+def saved_key(key: Key) -> int | list[int]:
+    """A key as JSON has it."""
+    return key if isinstance(key, int) else list(key)
+
+
+def read_key(saved: int | Sequence[int]) -> Key:
+    """What `saved_key` made a list of."""
+    return saved if isinstance(saved, int) else tuple(saved)
+
+
+def position_of(key: int | Sequence[int]) -> int:
+    """Where an example stands in the seeded order."""
+    return key if isinstance(key, int) else key[0]
 
 
 class ShardState(NamedTuple):
@@ -37,12 +57,13 @@ class ShardState(NamedTuple):
         position: of its next example in the seeded order.
         has_ended: 1 if nothing is left, else 0.
         skipped: examples that failed and were counted.
-        counters: of its packer: pushed, packs, dropped, alone.
-        keys: positions of the examples in the pool, oldest first.
+        counters: of its packer: pushed, packs, dropped, alone; and where trees may be split or cut
+            also how many were split, how many parts they made, and how many branches were cut.
+        keys: of the examples in the pool, oldest first: positions, or lists as `Key` says.
         arrivals: their arrival numbers, in packs.
         costs: their costs, one for each budget.
-        pending: position and costs of what an error left of a pack.
-        requeued: position and costs of examples that wait to be pushed again.
+        pending: key and costs of what an error left of a pack.
+        requeued: key and costs of examples that wait to be pushed again, and of parts.
         waits: of the pack that an error interrupted.
         bookmark: where the source stood, if it is an iterable, as JSON; else empty.
     """
@@ -53,11 +74,11 @@ class ShardState(NamedTuple):
     has_ended: int
     skipped: int
     counters: list[int]
-    keys: list[int]
+    keys: list[Any]
     arrivals: list[int]
     costs: list[list[int]]
-    pending: list[list[int]]
-    requeued: list[list[int]]
+    pending: list[list[Any]]
+    requeued: list[list[Any]]
     waits: list[int]
     bookmark: str
 
@@ -70,7 +91,12 @@ class ShardState(NamedTuple):
     def held(self) -> frozenset[int]:
         """Positions of examples that were read and have not left in a pack."""
         waiting = (entry[0] for entry in (*self.pending, *self.requeued))
-        return frozenset((*self.keys, *waiting))
+        return frozenset(map(position_of, (*self.keys, *waiting)))
+
+    @property
+    def more_parts(self) -> int:
+        """How many more there are to pack than were read, since trees were split."""
+        return self.counters[5] - self.counters[4] if len(self.counters) > 4 else 0
 
 
 class Scope(NamedTuple):
@@ -213,7 +239,10 @@ def check_layout(state: Any) -> None:
 
 
 def _is_whole(shard: ShardState) -> bool:
-    return len(shard.keys) == len(shard.arrivals) == len(shard.costs) and len(shard.counters) == 4
+    return len(shard.keys) == len(shard.arrivals) == len(shard.costs) and len(shard.counters) in (
+        4,
+        7,
+    )
 
 
 def last_shard(state: Mapping[str, Any]) -> int:

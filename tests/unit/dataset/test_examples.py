@@ -83,10 +83,10 @@ def test_a_tree_that_costs_other_than_measured_is_an_error_with_the_truth(measur
     with pytest.raises(CostMismatchError, match=says) as caught:
         made.load(Arrival(7, 3, tree()), measured)
     assert caught.value.cost == {"tokens": 3, "crops": 2}
-    assert caught.value.tree.n_tokens == 3
+    assert caught.value.item.n_tokens == 3
     # A cost that the tree does not know of is the measured one.
     assert made.load(Arrival(7, 3, tree()), {"tokens": 3, "frames": 5}).n_tokens == 3
-    assert (CostMismatchError("text").tree, CostMismatchError("text").cost) == (None, {})
+    assert (CostMismatchError("text").item, CostMismatchError("text").cost) == (None, {})
 
 
 def test_errors_name_the_example_and_what_was_done():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from treepack.batch.layout import check_mask
 from treepack.dataset._settings import Settings
-from treepack.errors import DataError, DatasetError, TreepackError
+from treepack.dataset.shards.parts import Stretches, Unit, cut_out, parts_of, shorten, units_of
+from treepack.dataset.state import Key
+from treepack.errors import DataError, DatasetError, OversizeError, TreepackError
 from treepack.sources.protocol import load_example
 from treepack.tree import MessageTree, example_name
 
@@ -25,12 +27,27 @@ class Arrival:
     Attributes:
         position: its place in the seeded order; the packer's key.
         index: its number in a map-style source, or ``None``.
-        item: what the source gave, or ``None`` as long as only its cost is known.
+        item: what the source gave, or ``None`` as long as only its cost is known; of a part, its
+            tree or what the source gave.
+        part: the branches that it has of a tree that was split, as ``parts`` names them.
+        shortened: branches that were cut, and the tokens that they lost.
     """
 
     position: int
     index: int | None
     item: Any
+    part: Stretches | None = None
+    shortened: tuple[int, int] = (0, 0)
+
+    @property
+    def key(self) -> Key:
+        """What the packer calls it: its position, and the branches of a part."""
+        return self.position if self.part is None else (self.position, *self.part)
+
+    def cut_to(self, part: Stretches) -> Arrival:
+        """A part of this example, which is whole."""
+        item = cut_out(self.item, part) if isinstance(self.item, MessageTree) else self.item
+        return replace(self, item=item, part=part)
 
     @property
     def name(self) -> Any:
@@ -54,6 +71,7 @@ class Examples:
         self.family = family
         self.budgets = tuple(settings.budgets)
         self.transform = settings.transform
+        self.most = settings.max_branch_tokens
         self.bidirectional = settings.bidirectional or (family.bidirectional if family else "none")
 
     def measure(self, arrival: Arrival) -> tuple[Arrival, dict[str, int]]:
@@ -72,17 +90,84 @@ class Examples:
         try:
             if arrival.item is None and arrival.index is not None:
                 return arrival, self._named(self.source.measure(arrival.index))
-            item, cost = self._cost(self._item(arrival.item, arrival.name), arrival.name)
+            item = self._item(arrival.item, arrival.name)
+            shortened = (0, 0) if self.most is None else self._shortened(item)
+            item, cost = self._cost(item, arrival.name)
         except Exception as error:
             raise failed("measuring", arrival.name, error) from error
-        return Arrival(arrival.position, arrival.index, item), self._named(cost)
+        made = Arrival(arrival.position, arrival.index, item, None, shortened)
+        return made, self._named(cost)
 
     def _cost(self, item: Any, name: Any) -> tuple[Any, Mapping[str, int]]:
         """An item made ready to wait in the pool, and what it costs."""
         if isinstance(item, MessageTree):
             tree = self._finish(item, name)
             return tree, tree.cost
+        if self.most is not None:
+            return item, self._outline(item)[0]
         return item, dict(self._family(item).measure(item))
+
+    def _shortened(self, item: Any) -> tuple[int, int]:
+        """Branches that are cut, and the tokens that they lose."""
+        if isinstance(item, MessageTree):
+            return shorten(item, self.most or 0)[1:]
+        return self._outline(item)[2]
+
+    def _outline(self, item: Any) -> tuple[dict[str, int], list[Unit], tuple[int, int]]:
+        """Costs of conversations, their branches, and what was cut off these."""
+        outline = self._family(item).outline(item)
+        is_one_node = not item.media and len(outline.branches) == 1
+        # The root of one node is cut with it; other roots are not.
+        before = [length + outline.root * is_one_node for length in outline.branches]
+        after = before if self.most is None else [min(n, self.most) for n in before]
+        lost = [n - left for n, left in zip(before, after, strict=True)]
+        costs = {**outline.costs, "tokens": outline.costs["tokens"] - sum(lost)}
+        units = [] if is_one_node else units_of(after, item.roles)
+        return costs, units, (sum(n > 0 for n in lost), sum(lost))
+
+    def split(
+        self, arrival: Arrival, cost: Mapping[str, int], budgets: Mapping[str, int]
+    ) -> list[tuple[Arrival, dict[str, int]]]:
+        """The parts of an example that is over a budget, each with its cost.
+
+        Args:
+            arrival: what `measure` returned.
+            cost: the cost that it returned.
+            budgets: what a row holds of examples.
+
+        Raises:
+            CostMismatchError: the example costs something else.
+            OversizeError: it cannot be split.
+            TreepackError: it cannot be loaded; the message names the example.
+        """
+        try:
+            item, real, units = self._shape(arrival)
+        except Exception as error:
+            raise failed("splitting", arrival.name, error) from error
+        self._check_cost(arrival, item, real, cost)
+        try:
+            parts = parts_of(units, real, budgets)
+        except OversizeError as error:
+            raise OversizeError(
+                f"{example_name(arrival.name)} is over a budget and cannot be split: {error}; "
+                'raise the budget, or set oversize=("split", "drop") or ("split", "alone")'
+            ) from None
+        return [(arrival.cut_to(part.stretches), self._named(part.cost)) for part in parts]
+
+    def _shape(self, arrival: Arrival) -> tuple[Any, dict[str, int], list[Unit]]:
+        """The item of an arrival, what it costs, and its branches."""
+        tree = arrival.item
+        if not isinstance(tree, MessageTree):
+            item = load_example(self.source, arrival.index) if tree is None else tree
+            item = self._item(item, arrival.name)
+            # What a transform makes of the branches is seen on the tree alone.
+            is_known = self.transform is None and hasattr(self.family, "outline")
+            if is_known and not isinstance(item, MessageTree):
+                costs, units, _ = self._outline(item)
+                return item, costs, units
+            tree = self._made(item, arrival.name)
+        lengths = [child.n_tokens for child in tree.children]
+        return tree, tree.cost, units_of(lengths, [child.role for child in tree.children])
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
         # A state is JSON, which has no numbers of numpy.
@@ -109,7 +194,7 @@ class Examples:
             tree = self._tree(arrival)
         except Exception as error:
             raise failed("loading", arrival.name, error) from error
-        self._check_cost(arrival, tree, cost)
+        self._check_cost(arrival, tree, tree.cost, cost)
         return tree
 
     def _tree(self, arrival: Arrival) -> MessageTree:
@@ -119,16 +204,23 @@ class Examples:
             return item
         if item is None:
             item = load_example(self.source, arrival.index)
+        tree = self._made(item, arrival.name)
+        return tree if arrival.part is None else cut_out(tree, arrival.part)
+
+    def _made(self, item: Any, name: Any) -> MessageTree:
+        """The whole tree of what the source gave."""
         if not isinstance(item, MessageTree):
-            item = self._item(item, arrival.name)
+            item = self._item(item, name)
             if not isinstance(item, MessageTree):
                 item = self._family(item).load(item)
-        return self._finish(item, arrival.name)
+        return self._finish(item, name)
 
     def _finish(self, tree: MessageTree, name: Any) -> MessageTree:
-        """The tree as it goes into a row: with a key, transformed and checked."""
+        """The tree as it goes into a row: with a key, cut, transformed and checked."""
         if tree.key is None:
             tree = tree.with_key(name)
+        if self.most is not None:
+            tree = shorten(tree, self.most).tree
         if self.transform is not None:
             tree = self.transform(tree)
             if not isinstance(tree, MessageTree):
@@ -140,15 +232,16 @@ class Examples:
             check_mask(tree, self.bidirectional)
         return tree
 
-    def _check_cost(self, arrival: Arrival, tree: MessageTree, cost: Mapping[str, int]) -> None:
-        real = tree.cost
+    def _check_cost(
+        self, arrival: Arrival, item: Any, real: Mapping[str, int], cost: Mapping[str, int]
+    ) -> None:
         for name, measured in cost.items():
             if real.get(name, measured) != measured:
                 raise CostMismatchError(
                     f"{example_name(arrival.name)} was measured with {measured} {name} and has "
                     f"{real[name]} now that it is loaded, which could exceed a budget; make "
                     'measure() agree with load(), or set on_cost_mismatch="requeue"',
-                    tree,
+                    item,
                     {name: real.get(name, measured) for name, measured in cost.items()},
                 )
 
@@ -173,15 +266,15 @@ class CostMismatchError(DataError):
     """An example whose cost is not the one that was measured.
 
     Attributes:
-        tree: the example.
+        item: the example, as it waits in a pool.
         cost: what it really costs.
     """
 
     def __init__(
-        self, message: str, tree: MessageTree | None = None, cost: Mapping[str, int] | None = None
+        self, message: str, item: Any = None, cost: Mapping[str, int] | None = None
     ) -> None:
         super().__init__(message)
-        self.tree = tree
+        self.item = item
         self.cost = dict(cost or {})
 
 

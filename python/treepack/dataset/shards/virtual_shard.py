@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from treepack.dataset._settings import Policy
-from treepack.dataset.shards.base import FATAL, Shard, Streak
+from treepack.dataset.shards.base import FATAL, Shard, Streak, log
 from treepack.dataset.shards.examples import Arrival, CostMismatchError, Examples
 from treepack.dataset.shards.readers import Reader
-from treepack.dataset.state import ShardState
-from treepack.errors import TreepackError
+from treepack.dataset.state import Key, ShardState, position_of, read_key, saved_key
+from treepack.errors import OversizeError, TreepackError
 from treepack.tree import MessageTree
 
 Cost = dict[str, int]
@@ -22,7 +22,8 @@ class VirtualShard(Shard):
 
     An example is read, measured, pushed (now it is *held*), *selected* by a pack, *loaded* and
     handed out. An error loses only the example that failed; all others keep their place on this
-    way, and the next call goes on with them.
+    way, and the next call goes on with them. A tree that is split after it was measured goes on as
+    several arrivals, its parts, which wait to be pushed one after the other.
 
     Args:
         index: number of the shard.
@@ -39,12 +40,14 @@ class VirtualShard(Shard):
         self._reader_has_ended = False
         self._examples = examples
         self._packer = policy.make_packer()
-        # By position: the examples in the packer, and those selected that are not loaded yet.
-        self._held: dict[int, tuple[Arrival, Cost]] = {}
-        self._selected: deque[int] = deque()
+        # By key: the examples in the packer, and those selected that are not loaded yet.
+        self._held: dict[Key, tuple[Arrival, Cost]] = {}
+        self._selected: deque[Key] = deque()
         self._loaded: list[tuple[Arrival, Cost, MessageTree]] = []
-        # Examples whose cost was not as measured; they are pushed before any new one.
+        # Examples whose cost was not as measured, and parts; they are pushed before any new one.
         self._requeued: deque[tuple[Arrival, Cost]] = deque()
+        # Trees that were split, the parts that they made, branches that were cut.
+        self._split = self._parts = self._truncated = 0
 
     def next_pack(self) -> list[MessageTree] | None:
         """The trees of the next pack, or ``None`` when the shard is used up.
@@ -76,24 +79,29 @@ class VirtualShard(Shard):
             "dropped": float(counters["dropped"]),
             "alone": float(counters["alone"]),
             "skipped": float(self.skipped),
+            "split": float(self._split),
+            "truncated": float(self._truncated),
         }
 
     def state(self) -> ShardState:
         """Where the shard stands: enough to go on as if nothing had happened."""
         packer = self._packer.state()
         left = [(arrival, cost) for arrival, cost, _ in self._loaded]
-        left += [self._held[position] for position in self._selected]
+        left += [self._held[key] for key in self._selected]
         pending = [self._entry(arrival, cost) for arrival, cost in left]
         requeued = [self._entry(arrival, cost) for arrival, cost in self._requeued]
-        positions = [*packer["keys"], *(entry[0] for entry in pending + requeued)]
+        keys = [saved_key(key) for key in packer["keys"]]
+        positions = [position_of(key) for key in keys]
+        positions += [position_of(entry[0]) for entry in pending + requeued]
+        more = [self._split, self._parts, self._truncated] if self._policy.reshapes else []
         return ShardState(
             shard=self.index,
             packs=self.packs,
             position=self._reader.position,
             has_ended=int(self.has_ended),
             skipped=self.skipped,
-            counters=list(packer["counters"].values()),
-            keys=packer["keys"],
+            counters=[*packer["counters"].values(), *more],
+            keys=keys,
             arrivals=packer["arrivals"],
             costs=packer["costs"],
             pending=pending,
@@ -110,25 +118,36 @@ class VirtualShard(Shard):
         """
         fresh = self._packer.state()
         names = list(fresh["counters"])
-        counters = dict(zip(names, state.counters, strict=True))
-        pool = {"keys": state.keys, "arrivals": state.arrivals, "costs": state.costs}
+        counters = dict(zip(names, state.counters, strict=False))
+        keys = [read_key(key) for key in state.keys]
+        pool = {"keys": keys, "arrivals": state.arrivals, "costs": state.costs}
         self._packer.restore({**fresh, **pool, "counters": counters})
-        entries = [[key, *cost] for key, cost in zip(state.keys, state.costs, strict=True)]
+        entries = [[key, *cost] for key, cost in zip(keys, state.costs, strict=True)]
+        # Parts of one tree are cut out of it again; an iterable gives it once.
+        whole: dict[int, Arrival] = {}
         for entry in entries + state.pending:
-            self._held[entry[0]] = self._recall(entry)
-        self._requeued.extend(map(self._recall, state.requeued))
-        self._selected.extend(entry[0] for entry in state.pending)
+            self._held[read_key(entry[0])] = self._recall(entry, whole)
+        self._requeued.extend(self._recall(entry, whole) for entry in state.requeued)
+        self._selected.extend(read_key(entry[0]) for entry in state.pending)
+        if self._policy.reshapes:
+            self._split, self._parts, self._truncated = state.counters[len(names) :]
         self.waits = list(state.waits)
         self.packs, self.skipped = state.packs, state.skipped
 
-    def _entry(self, arrival: Arrival, cost: Cost) -> list[int]:
-        """An example in a state: its position and its costs."""
-        return [arrival.position, *(cost[name] for name in self._policy.budgets)]
+    def _entry(self, arrival: Arrival, cost: Cost) -> list[Any]:
+        """An example in a state: its key and its costs."""
+        return [saved_key(arrival.key), *(cost[name] for name in self._policy.budgets)]
 
-    def _recall(self, entry: list[int]) -> tuple[Arrival, Cost]:
-        arrival = self._reader.recall(entry[0])
-        if arrival.item is not None:
-            arrival = self._examples.measure(arrival)[0]
+    def _recall(self, entry: list[Any], whole: dict[int, Arrival]) -> tuple[Arrival, Cost]:
+        key, position = read_key(entry[0]), position_of(entry[0])
+        if position not in whole:
+            arrival = self._reader.recall(position)
+            if arrival.item is not None:
+                arrival = self._examples.measure(arrival)[0]
+            whole[position] = arrival
+        arrival = whole[position]
+        if isinstance(key, tuple):
+            arrival = arrival.cut_to(key[1:])
         return arrival, dict(zip(self._policy.budgets, entry[1:], strict=True))
 
     def _select(self) -> bool:
@@ -163,21 +182,59 @@ class VirtualShard(Shard):
                 self._reader_has_ended = True
                 return None
             arrival, cost = self._examples.measure(arrival)
+            if arrival.shortened[0]:
+                self._note_truncated(arrival)
+        if self._policy.splits and self._splits(arrival, cost):
+            return None
         dropped = self._packer.counters["dropped"] if self._policy.drops else 0
         pack = self._checked_push(arrival, cost)
         if self._policy.drops and self._packer.counters["dropped"] > dropped:
             self._arriving.add(f"example {arrival.name!r} is over a budget, and dropped")
         else:
-            self._held[arrival.position] = arrival, cost
+            self._held[arrival.key] = arrival, cost
             self._arriving.end()
         return pack
 
+    def _splits(self, arrival: Arrival, cost: Cost) -> bool:
+        """Make parts of a tree over a budget, which are pushed next; whether there are any."""
+        if arrival.part is not None or not self._policy.is_over(cost):
+            return False
+        try:
+            parts = self._examples.split(arrival, cost, self._policy.budgets)
+        except OversizeError:
+            if self._policy.packer["oversize"] == "raise":
+                raise
+            return False
+        except CostMismatchError as error:
+            if not self._policy.requeues:
+                raise
+            parts = [(replace(arrival, item=error.item), error.cost)]
+        else:
+            self._split += 1
+            self._parts += len(parts)
+        self._requeued.extendleft(reversed(parts))
+        return True
+
+    def _note_truncated(self, arrival: Arrival) -> None:
+        branches, tokens = arrival.shortened
+        before, self._truncated = self._truncated, self._truncated + branches
+        if before.bit_length() < self._truncated.bit_length():
+            log.warning(
+                "example %r: %d of its branches lost %d tokens to max_branch_tokens (%d branches "
+                "cut in virtual shard %d)",
+                arrival.name,
+                branches,
+                tokens,
+                self._truncated,
+                self.index,
+            )
+
     def _checked_push(self, arrival: Arrival, cost: Cost) -> Any:
         try:
-            return self._packer.push(arrival.position, cost)
+            return self._packer.push(arrival.key, cost)
         except TreepackError as error:
             # The packer knows the example by its position; the user by its key.
-            text = str(error).replace(f"example {arrival.position}", f"example {arrival.name!r}", 1)
+            text = str(error).replace(f"example {arrival.key}", f"example {arrival.name!r}", 1)
             raise type(error)(text) from None
 
     def _load_selected(self) -> None:
@@ -187,7 +244,7 @@ class VirtualShard(Shard):
                 self._loaded.append((arrival, cost, self._examples.load(arrival, cost)))
             except CostMismatchError as error:
                 if self._policy.requeues:
-                    self._requeued.append((replace(arrival, item=error.tree), error.cost))
+                    self._requeued.append((replace(arrival, item=error.item), error.cost))
                 else:
                     self._failed(error)
             except TreepackError as error:
