@@ -108,16 +108,24 @@ def pack(
     }
     core = OfflinePacker(budgets, _interleaved(columns, n), **settings)
     _run(core, CHUNK if effort == "fast" else CHUNK_BEST, progress)
-    found = core.finish()
     limits = {name: int(size) for name, size in budgets.items()}
-    members = found["members"] if kept is None else kept[found["members"]].astype(np.int64)
     total = n if kept is None else len(costs)  # type: ignore[arg-type]
-    return Packs(
-        found["offsets"],
-        members,
-        {"budgets": limits, **settings, "examples": total},
-        {**_statistics(found, columns, limits), "skipped": total - n},
-    )
+    return _made(core.finish(), columns, {"budgets": limits, **settings}, kept, total)
+
+
+def _made(
+    found: Mapping[str, Any],
+    columns: Mapping[str, npt.NDArray[Any]],
+    settings: dict[str, Any],
+    kept: npt.NDArray[np.intp] | None,
+    total: int,
+) -> Packs:
+    """The packs as indices into the table, of which examples without costs were left out."""
+    packed = total if kept is None else len(kept)
+    members = found["members"] if kept is None else kept[found["members"]].astype(np.int64)
+    statistics = _statistics(found, columns, settings["budgets"])
+    settings = {**settings, "examples": total}
+    return Packs(found["offsets"], members, settings, {**statistics, "skipped": total - packed})
 
 
 def _run(core: OfflinePacker, chunk: int, progress: bool | Progress) -> None:
