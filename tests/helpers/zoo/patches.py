@@ -64,7 +64,8 @@ def qwen2_5_vl():
 
 
 def qwen3_vl_moe():
-    built = qwen3_vl_processor()
+    # One of its own: it is given a template.
+    built = qwen3_vl_processor.__wrapped__()
     built.chat_template = QWEN_TEMPLATE
     made = built.tokenizer
     rope = {**THREE_AXES, "mrope_interleaved": True}
