@@ -90,9 +90,12 @@ class VirtualShard(Shard):
         left += [self._held[key] for key in self._selected]
         pending = [self._entry(arrival, cost) for arrival, cost in left]
         requeued = [self._entry(arrival, cost) for arrival, cost in self._requeued]
-        keys = [saved_key(key) for key in packer["keys"]]
-        positions = [position_of(key) for key in keys]
-        positions += [position_of(entry[0]) for entry in pending + requeued]
+        keys = positions = packer["keys"]
+        if self._policy.splits:
+            # A state is taken with each row, and most streams have positions alone.
+            keys = [saved_key(key) for key in keys]
+            positions = [position_of(key) for key in keys]
+        positions = [*positions, *(position_of(entry[0]) for entry in pending + requeued)]
         more = [self._split, self._parts, self._truncated] if self._policy.reshapes else []
         return ShardState(
             shard=self.index,
