@@ -36,27 +36,31 @@ def gemma3():
     return built, model("Gemma3ForConditionalGeneration", config)
 
 
-def gemma4(sees_ahead=None, window=12):
-    """Causal as E2B and E4B, or with ``"vision"`` as the default of the configuration."""
-    made = tokenizer(
-        ["<bos>"],
-        bos="<bos>",
-        image_token="<|image|>",
-        boi_token="<|image>",
-        eoi_token="<image|>",
-        audio_token="<|audio|>",
-        boa_token="<|audio>",
-        eoa_token="<audio|>",
-    )
+def gemma4_processor(kind):
+    """The processor of Gemma 4, or of Gemma 4 Unified."""
     sizes = {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 2}
-    built = hf.Gemma4Processor(
-        feature_extractor=hf.Gemma4AudioFeatureExtractor(),
-        image_processor=hf.Gemma4ImageProcessor(**sizes),
-        tokenizer=made,
-        video_processor=hf.Gemma4VideoProcessor(**sizes, num_frames=3),
+    return getattr(hf, f"{kind}Processor")(
+        feature_extractor=getattr(hf, f"{kind}AudioFeatureExtractor")(),
+        image_processor=getattr(hf, f"{kind}ImageProcessor")(**sizes),
+        tokenizer=tokenizer(
+            ["<bos>"],
+            bos="<bos>",
+            image_token="<|image|>",
+            boi_token="<|image>",
+            eoi_token="<image|>",
+            audio_token="<|audio|>",
+            boa_token="<|audio>",
+            eoa_token="<audio|>",
+        ),
+        video_processor=getattr(hf, f"{kind}VideoProcessor")(**sizes, num_frames=3),
         image_seq_length=70,
         chat_template=template("<|image|>", "<|video|>", bos="<bos>"),
     )
+
+
+def gemma4(sees_ahead=None, window=12):
+    """Causal as E2B and E4B, or with ``"vision"`` as the default of the configuration."""
+    built = gemma4_processor("Gemma4")
     made = built.tokenizer
     text = text_config(
         made,
@@ -98,25 +102,7 @@ def gemma4(sees_ahead=None, window=12):
 
 def gemma4_unified(sees_ahead="vision", window=80):
     """Gemma 4 without towers; images see ahead in all layers."""
-    made = tokenizer(
-        ["<bos>"],
-        bos="<bos>",
-        image_token="<|image|>",
-        boi_token="<|image>",
-        eoi_token="<image|>",
-        audio_token="<|audio|>",
-        boa_token="<|audio>",
-        eoa_token="<audio|>",
-    )
-    sizes = {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 2}
-    built = hf.Gemma4UnifiedProcessor(
-        feature_extractor=hf.Gemma4UnifiedAudioFeatureExtractor(),
-        image_processor=hf.Gemma4UnifiedImageProcessor(**sizes),
-        tokenizer=made,
-        video_processor=hf.Gemma4UnifiedVideoProcessor(**sizes, num_frames=3),
-        image_seq_length=70,
-        chat_template=template("<|image|>", "<|video|>", bos="<bos>"),
-    )
+    built = gemma4_processor("Gemma4Unified")
     made = built.tokenizer
     text = text_config(
         made,
