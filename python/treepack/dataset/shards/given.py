@@ -100,10 +100,6 @@ class GivenPacks:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> list[int]:
-        return self.members_of(index)
-
-    def members_of(self, index: int) -> list[int]:
-        """Indices of the examples of a pack."""
         members: list[int] = self.members[self.offsets[index] : self.offsets[index + 1]].tolist()
         return members
 

@@ -35,8 +35,8 @@ class PackShard(Shard):
         self._examples = examples
         self._packs = packs
         self._counters = {"pushed": 0, "packs": 0, "dropped": 0, "alone": 0}
-        # Position of the pack, and the place in it, of what is not loaded yet.
-        self._waiting: deque[tuple[int, int]] = deque()
+        # What is not loaded yet: position of the pack, the place in it, and the example there.
+        self._waiting: deque[tuple[int, int, int]] = deque()
         self._loaded: list[tuple[int, int, MessageTree]] = []
 
     def next_pack(self) -> list[MessageTree] | None:
@@ -64,7 +64,7 @@ class PackShard(Shard):
 
     def state(self) -> ShardState:
         """Where the shard stands: enough to go on as if nothing had happened."""
-        left = [(position, place) for position, place, _ in self._loaded]
+        left = [[position, place] for position, place, _ in (*self._loaded, *self._waiting)]
         return ShardState(
             shard=self.index,
             packs=self.packs,
@@ -75,7 +75,7 @@ class PackShard(Shard):
             keys=[],
             arrivals=[],
             costs=[],
-            pending=[list(entry) for entry in (*left, *self._waiting)],
+            pending=left,
             requeued=[],
             waits=[],
             bookmark="",
@@ -84,7 +84,8 @@ class PackShard(Shard):
     def restore(self, state: ShardState) -> None:
         """Go on from a `state`; the reader is at its place already."""
         self._counters = dict(zip(self._counters, state.counters, strict=True))
-        self._waiting.extend((position, place) for position, place in state.pending)
+        for position, place in state.pending:
+            self._waiting.append((position, place, self._packs[self._number(position)][place]))
         self.packs, self.skipped = state.packs, state.skipped
 
     def _read(self) -> bool:
@@ -92,19 +93,17 @@ class PackShard(Shard):
             arrival = next(self._reader)
         except StopIteration:
             return False
-        members = len(self._members(arrival.position))
-        self._counters["pushed"] += members
-        self._waiting.extend((arrival.position, place) for place in range(members))
+        self._counters["pushed"] += len(arrival.item)
+        self._waiting.extend((arrival.position, *each) for each in enumerate(arrival.item))
         return True
 
-    def _members(self, position: int) -> list[int]:
-        index = self._reader.recall(position).index
-        return self._packs.members_of(0 if index is None else index)
+    def _number(self, position: int) -> int:
+        """Which pack stands at a position."""
+        return self._reader.recall(position).index or 0
 
     def _load(self) -> None:
         while self._waiting:
-            position, place = self._waiting.popleft()
-            member = self._members(position)[place]
+            position, place, member = self._waiting.popleft()
             try:
                 # Nothing was measured: the pack as a whole is checked against the budgets.
                 tree = self._examples.load(Arrival(position, member, None), {})
@@ -135,10 +134,9 @@ class PackShard(Shard):
         if len(trees) == 1:
             told = f"{example_name(trees[0].key)} has {limit}; raise it, or set oversize="
             return BudgetError(f'{told}"drop" or "alone"')
-        number = self._reader.recall(position).index
         return BudgetError(
-            f"the {len(trees)} examples of pack {number} together have {limit}; the packs were "
-            "made for other costs or budgets, so pack again"
+            f"the {len(trees)} examples of pack {self._number(position)} together have {limit}; "
+            "the packs were made for other costs or budgets, so pack again"
         )
 
     def _over(self, trees: list[MessageTree]) -> tuple[str, int] | None:
