@@ -262,8 +262,11 @@ def assert_batches_equal(actual: PackedBatch, expected: PackedBatch, name: str =
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(b, PackedRow):
         same = all(
-            getattr(a, name) == getattr(b, name) for name in ("mask", "keys", "stats", "roles")
+            getattr(a, name) == getattr(b, name)
+            for name in ("mask", "keys", "stats", "roles", "response_ids")
         )
+        same = same and a.channels.keys() == b.channels.keys()
+        same = same and all(_equal(a.channels[name], b.channels[name]) for name in b.channels)
         return same and np.array_equal(a.target_counts, b.target_counts)
     if isinstance(b, torch.Tensor):
         return bool(a.dtype == b.dtype and torch.equal(a, b))

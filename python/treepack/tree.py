@@ -6,35 +6,25 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from treepack.errors import CostError, TreeError
-
-IGNORE = -100
-"""The label of a token that is not trained on."""
+from treepack._tree_fields import IGNORE as IGNORE
+from treepack._tree_fields import Channel as Channel
+from treepack._tree_fields import example_name as example_name
+from treepack._tree_fields import (
+    read_channels,
+    read_costs,
+    read_ids,
+    read_ints,
+    read_media,
+    read_role,
+    read_runs,
+    read_token,
+    read_weight,
+)
+from treepack.errors import TreeError
 
 ROOT_ONLY = ("key", "image_runs", "media", "root_positions", "costs")
-
-ROW_NAMES = frozenset(
-    (
-        "attention_mask",
-        "input_ids",
-        "labels",
-        "logits_to_keep",
-        "loss_weights",
-        "position_ids",
-        "targets",
-        "treepack",
-        "use_cache",
-    )
-)
-"""Names that media cannot have: the row gives these to the model, or withholds them."""
-
-MOST_FLOAT32 = float(np.finfo(np.float32).max)
-MOST_INT64 = (1 << 63) - 1
-
-IntArray = npt.NDArray[np.int64]
 
 
 class MessageTree:
@@ -65,11 +55,18 @@ class MessageTree:
             as ``{"crops": 12}`` (root only). Tokens are counted.
         role: what the node is to a loss, such as ``"chosen"`` or ``"rejected"`` of a preference;
             it comes out as ``batch["treepack"].roles``.
+        channels: numbers of the node's targets that a loss of your own reads, by name, such as
+            ``{"advantage": 0.7, "old_logp": [...]}``: one number, or float ``[n]``, one for each
+            label; or ``[n + 1]``, where the last one is that of ``end_target``, which otherwise
+            takes that of the last token. They have any sign, and come out, next to the targets, as
+            ``batch["treepack"].channels``.
+        response_id: what you call the response that ends with this node, such as its number in
+            your own batch; it comes out as ``batch["treepack"].response_ids``.
 
     Raises:
-        TreeError: an array of the wrong type or length; an id, label, weight or image run out of
-            range; a root-only argument in a child; media under a name that the row itself uses; or
-            a role that is no text.
+        TreeError: an array of the wrong type or length; an id, label, weight, channel or image run
+            out of range; a root-only argument in a child; media under a name that the row itself
+            uses; or a role that is no text.
         CostError: a cost that is not an integer of 0 or more, or a cost named ``tokens``.
 
     Source:
@@ -84,6 +81,7 @@ class MessageTree:
     """
 
     __slots__ = (
+        "channels",
         "children",
         "costs",
         "end_target",
@@ -91,6 +89,7 @@ class MessageTree:
         "key",
         "labels",
         "media",
+        "response_id",
         "role",
         "root_positions",
         "tokens",
@@ -111,23 +110,28 @@ class MessageTree:
         root_positions: npt.ArrayLike | None = None,
         costs: Mapping[str, int] | None = None,
         role: str | None = None,
+        channels: Mapping[str, float | npt.ArrayLike] | None = None,
+        response_id: Any = None,
     ) -> None:
         self.key = key
-        self.tokens = _ids("tokens", tokens, ("n",), key)
+        self.tokens = read_ids("tokens", tokens, ("n",), key)
         n = len(self.tokens)
-        self.labels = None if labels is None else _ids("labels", labels, (n,), key)
-        self.weight = _weight(weight, n, key)
-        self.end_target = None if end_target is None else _token("end_target", end_target, key)
+        self.labels = None if labels is None else read_ids("labels", labels, (n,), key)
+        self.weight = read_weight(weight, n, key)
+        self.end_target = None if end_target is None else read_token("end_target", end_target, key)
         self.children = _children(children, key)
-        self.image_runs = None if image_runs is None else _runs(image_runs, n, key)
-        self.media = None if media is None else _media(media, key)
+        self.image_runs = None if image_runs is None else read_runs(image_runs, n, key)
+        self.media = None if media is None else read_media(media, key)
         self.root_positions = (
             None
             if root_positions is None
-            else _ints("root_positions", root_positions, ("A", n), key)
+            else read_ints("root_positions", root_positions, ("A", n), key)
         )
-        self.costs = None if costs is None else _costs(costs, key)
-        self.role = None if role is None else _role(role, key)
+        self.costs = None if costs is None else read_costs(costs, key)
+        self.role = None if role is None else read_role(role, key)
+        ends = end_target is not None
+        self.channels = None if channels is None else read_channels(channels, n, ends, key)
+        self.response_id = response_id
 
     def with_key(self, key: Any) -> MessageTree:
         """The same tree under another name; arrays are shared, and this tree is unchanged.
@@ -190,113 +194,6 @@ class MessageTree:
         return f"MessageTree(key={self.key!r}, nodes={nodes}, cost={self.cost})"
 
 
-def example_name(key: Any) -> str:
-    """How errors name the example: ``example 'coco/17'``, or ``a tree`` when it has no key."""
-    return "a tree" if key is None else f"example {key!r}"
-
-
-def _ids(name: str, value: npt.ArrayLike, shape: tuple[int | str], key: Any) -> IntArray:
-    ids = _ints(name, value, shape, key)
-    if not len(ids):
-        return ids
-    ignored = IGNORE if name == "labels" else 0
-    # If a number below 0 is not the ignored one, neither is the least or the greatest of them.
-    for place in _extreme_negatives(ids):
-        seen = ids.item(place)
-        if seen < 0 and seen != ignored:
-            raise TreeError(
-                f"{example_name(key)}: {name}[{place}] is {seen}; a token id is 0 or more"
-                + (f", and a label without loss is {IGNORE}" if ignored else "")
-            )
-    return ids
-
-
-def _extreme_negatives(ids: IntArray) -> tuple[int, int]:
-    """Places of the least and of the greatest number below 0, where there are any.
-
-    The second search reads the numbers as unsigned: those below 0 then follow all others, in their
-    own order. Both take 2 us; a comparison with a mask takes 11, and trees are made in the loop
-    that feeds the model.
-    """
-    return int(ids.argmin()), int(ids.view(np.uint64).argmax())
-
-
-def _ints(name: str, value: npt.ArrayLike, shape: tuple[int | str, ...], key: Any) -> IntArray:
-    array = _array(name, value, key)
-    if array.size == 0 and not isinstance(value, np.ndarray):
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise TreeError(
-            f"{example_name(key)}: {name} must be integers, got {array.dtype}; convert them first"
-        )
-    fits = array.ndim == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        raise TreeError(
-            f"{example_name(key)}: {name} has shape {_shape(array.shape)}, expected {_shape(shape)}"
-            + ("; one entry for each token" if name in ("labels", "root_positions") else "")
-        )
-    if array.dtype == np.uint64 and array.size and array.max() > MOST_INT64:
-        raise TreeError(
-            f"{example_name(key)}: {name} holds {array.max()}, more than int64 can hold; use int64"
-        )
-    return array.astype(np.int64)
-
-
-def _array(name: str, value: npt.ArrayLike, key: Any) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(value)
-    except Exception as error:
-        # Ragged lists, tensors with gradients or on a GPU: each has an error of its own.
-        raise TreeError(
-            f"{example_name(key)}: {name} cannot be read as an array: {error}"
-        ) from error
-
-
-def _shape(sizes: tuple[int | str, ...]) -> str:
-    return f"[{', '.join(map(str, sizes))}]"
-
-
-def _weight(value: float | npt.ArrayLike, n: int, key: Any) -> float | npt.NDArray[np.float32]:
-    if type(value) is float and 0 <= value <= MOST_FLOAT32:
-        return value
-    array = _array("weight", value, key)
-    if array.dtype.kind not in "fiu" or array.shape not in ((), (n,)):
-        raise TreeError(
-            f"{example_name(key)}: weight must be one number or one for each of {n} tokens, "
-            f"got {array.dtype} of shape {_shape(array.shape)}"
-        )
-    for place in (array.argmin(), array.argmax()) if array.size else ():
-        # Both find a NaN where there is one.
-        seen = array.item(place)
-        if not 0 <= seen <= MOST_FLOAT32:
-            where = f"weight[{place}]" if array.ndim else "weight"
-            raise TreeError(
-                f"{example_name(key)}: {where} is {seen}; it must be finite in float32 and not "
-                "negative"
-            )
-    return float(array) if array.ndim == 0 else array.astype(np.float32)
-
-
-def _token(name: str, value: Any, key: Any) -> int:
-    if not _is_integer(value) or not 0 <= value <= MOST_INT64:
-        raise TreeError(f"{example_name(key)}: {name} must be a token id, got {value!r}")
-    return int(value)
-
-
-def _role(value: Any, key: Any) -> str:
-    if not isinstance(value, str):
-        raise TreeError(
-            f"{example_name(key)}: role must be a text, such as 'chosen', got {value!r:.200}"
-        )
-    return value
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
 def _children(value: Iterable[MessageTree] | None, key: Any) -> tuple[MessageTree, ...]:
     try:
         children = () if value is None else tuple(value)
@@ -321,59 +218,3 @@ def _check_child(child: Any, key: Any) -> None:
             f"{example_name(key)}: {', '.join(given)} inside the tree; only its root carries them, "
             "so move them to the root (an image inside a branch cannot be packed)"
         )
-
-
-def _runs(value: npt.ArrayLike, n: int, key: Any) -> IntArray | None:
-    array = _array("image_runs", value, key)
-    if not array.size:
-        return None
-    runs = _ints("image_runs", array, ("n", 3), key)
-    previous = 0
-    for run, (start, end, _) in enumerate(runs.tolist()):
-        if not previous <= start < end <= n:
-            raise TreeError(
-                f"{example_name(key)}: image run {run} is [{start}, {end}); it must hold tokens of "
-                f"[{previous}, {n}), after the run before it and inside the node"
-            )
-        previous = end
-    return runs
-
-
-def _media(value: Mapping[str, npt.NDArray[Any]], key: Any) -> dict[str, npt.NDArray[Any]]:
-    media = _dict("media", value, key)
-    for name, array in media.items():
-        if name in ROW_NAMES:
-            raise TreeError(
-                f"{example_name(key)}: media {name!r} would take the place of the row's own "
-                f"{name}; give it another name"
-            )
-        if not getattr(array, "ndim", 0):
-            raise TreeError(
-                f"{example_name(key)}: media {name!r} must be an array of one axis or more, "
-                f"got {type(array).__name__}"
-            )
-    return media
-
-
-def _costs(value: Mapping[str, int], key: Any) -> dict[str, int]:
-    costs = _dict("costs", value, key)
-    for name, cost in costs.items():
-        if name == "tokens":
-            raise CostError(
-                f"{example_name(key)}: costs has 'tokens', which are counted; leave them out"
-            )
-        if not _is_integer(cost) or cost < 0:
-            raise CostError(
-                f"{example_name(key)}: cost {name!r} is {cost!r}; it must be an integer of 0 or "
-                "more, so count in whole units"
-            )
-        costs[name] = int(cost)
-    return costs
-
-
-def _dict(name: str, value: Any, key: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TreeError(
-            f"{example_name(key)}: {name} must be a dict by name, got {type(value).__name__}"
-        )
-    return dict(value)

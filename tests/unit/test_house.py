@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).parents[2]
 WINGS = [
     {"_core", "_lazy"},
     {"errors"},
+    {"_tree_fields"},
     {"tree"},
     {"sources", "packing", "attention", "_reference"},
     {"families", "batch"},

@@ -11,6 +11,7 @@ import torch
 
 from treepack._core import TreeMask
 from treepack.attention import TreePlan
+from treepack.batch.channels import channels_of
 from treepack.batch.layout import PREFIX, RowLayout, Targets
 from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
@@ -66,33 +67,30 @@ def collate(
             ``None`` pads nothing.
         bidirectional: which image tokens see later ones: ``"none"``, ``"image_tokens"`` (those of
             one example), ``"within_image"``, or ``"within_image_sliding"``, which is
-            ``"within_image"`` in layers with a sliding window and ``"none"`` in the others, as of
-            Gemma 4 with ``use_bidirectional_attention="vision"``; or ``"prefix"``, where all
-            tokens of a root see each other, as of PaliGemma; by default the family's, else
-            ``"none"``.
+            ``"within_image"`` in layers with a sliding window alone, as of Gemma 4 with
+            ``use_bidirectional_attention="vision"``; or ``"prefix"``, where all tokens of a root
+            see each other, as of PaliGemma; by default the family's, else ``"none"``.
         budgets: capacity of a row by name; ``batch["treepack"].stats`` then has how full each is.
-        state: where the stream stands, for ``batch["treepack"].state``; or a function without
-            arguments that can be pickled and makes it when it is first read.
+        state: where the stream stands, for ``batch["treepack"].state``; or a function that can be
+            pickled and makes it when it is first read.
         sliding_windows: of the model's attention layers, in tokens, from
             ``treepack.hf.sliding_windows(model)``; each costs one more plan of the row. Windows
             that are left out are planned at their first use, which a compiled model cannot do.
-        vision_on_every_row: kinds of media, or ``True`` for all of the family, for which the model
-            runs its vision tower on this row even if it has none: the smallest medium is added, on
-            padding, so that loss and gradients stay as they are.
+        vision_on_every_row: kinds of media, or ``True`` for all, for which the vision tower runs on
+            this row even if it has none: the smallest medium is added on padding, without effect.
 
     Returns:
-        A `PackedBatch` on the CPU. It depends on the arguments alone.
+        A `PackedBatch` on the CPU.
 
     Raises:
-        BatchError: ``trees`` or ``sliding_windows`` is not a list of them, media cannot be
-            concatenated, or ``total`` is no integer or less than the tokens of the trees.
+        BatchError: ``trees`` or ``sliding_windows`` is not a list of them, media do not concatenate,
+            a node lacks a channel, or ``total`` is no integer or too small.
         AttentionError: a sliding window that is no integer of 1 or more.
         TreeError: image runs that the mask cannot express, or no such mode of ``bidirectional``.
         MemoryError: there is no room for the row.
 
     Source:
-        Message trees: Molmo2, arXiv 2601.10611. The layout: transformers' padding-free batches
-        (``DataCollatorWithFlattening``).
+        Molmo2, arXiv 2601.10611; transformers' padding-free ``DataCollatorWithFlattening``.
 
     Example:
         >>> import treepack as tp
@@ -121,6 +119,8 @@ def collate(
         roles=row.roles,
         sliding_mask=sliding_mask,
         bidirectional=mode if row.has_images or mode == PREFIX else None,
+        channels=channels_of(row, targets.counts),
+        response_ids=row.response_ids,
     )
     _plan_windows(packed, sliding_windows)
     return batch

@@ -87,6 +87,12 @@ class RowLayout:
         return roles if any(role is not None for role in roles) else None
 
     @property
+    def response_ids(self) -> tuple[Any, ...] | None:
+        """What each node's response is called; ``None`` if none is called anything."""
+        ids = tuple([node.response_id for node in self.nodes])
+        return ids if any(each is not None for each in ids) else None
+
+    @property
     def has_images(self) -> bool:
         """Whether some tree has media, or tokens of images."""
         return any(tree.media or tree.image_runs is not None for tree in self.trees)

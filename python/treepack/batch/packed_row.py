@@ -15,7 +15,7 @@ from treepack._core import TreeMask
 from treepack.attention import TreePlan
 from treepack.attention.arguments import checked_window
 from treepack.batch.layout import PREFIX
-from treepack.errors import AttentionError
+from treepack.errors import AttentionError, BatchError
 
 if TYPE_CHECKING:
     from treepack.attention.flex import Blocks
@@ -44,6 +44,10 @@ class PackedRow:
             where prompts see ahead, of a root.
         bidirectional: which image tokens see later ones, as `collate` names it; ``None`` for a row
             without images, unless its prompts see ahead.
+        channels: the numbers that the trees carry for each target, by name, float32 ``[L]`` on the
+            device of the row; empty without any.
+        response_ids: for each node of the mask what its tree calls the response that ends there, or
+            ``None``; ``None`` for the whole row if no node has one.
 
     Example:
         A preference or RL loss needs the log-probability of each response; here of two branches:
@@ -56,8 +60,7 @@ class PackedRow:
         >>> batch = tp.collate([tp.MessageTree([1, 2], children=answers)])
         >>> row, logits = batch["treepack"], torch.zeros(1, 3, 8)  # model(**batch).logits
         >>> each = logits[0].log_softmax(-1).gather(1, batch["targets"].T)[:, 0]
-        >>> node = torch.from_numpy(row.target_node)
-        >>> nodes = torch.zeros(row.mask.n_nodes).index_add(0, node, each)  # the root has no target
+        >>> nodes = row.sum_by_node(each)  # the root has no target
         >>> nodes[row.nodes_of("chosen")], nodes[row.nodes_of("rejected")]
         (tensor([-4.1589]), tensor([-2.0794]))
     """
@@ -68,10 +71,12 @@ class PackedRow:
         "_state",
         "_windows",
         "bidirectional",
+        "channels",
         "keys",
         "longest_image",
         "mask",
         "plan",
+        "response_ids",
         "roles",
         "sliding_mask",
         "stats",
@@ -92,6 +97,8 @@ class PackedRow:
         sliding_mask: TreeMask | None = None,
         bidirectional: str | None = None,
         waits: Sequence[int] = (),
+        channels: Mapping[str, torch.Tensor] | None = None,
+        response_ids: Sequence[Any] | None = None,
     ) -> None:
         self.mask = mask
         self.plan = plan
@@ -105,6 +112,8 @@ class PackedRow:
         self.sliding_mask = sliding_mask
         self.bidirectional = bidirectional
         self.waits = list(waits)
+        self.channels = dict(channels or {})
+        self.response_ids = None if response_ids is None else tuple(response_ids)
         runs = sliding_mask or mask
         self.longest_image = int((runs.run_end - runs.run_start).max(initial=0))
         # By window; made when they are asked for, unless `collate` was told of them.
@@ -149,6 +158,34 @@ class PackedRow:
         """
         found = [node for node, own in enumerate(self.roles or ()) if own == role]
         return np.array(found, np.int64)
+
+    def sum_by_node(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum numbers of the targets over each node; of log-probabilities, that of each answer.
+
+        Args:
+            values: float ``[L]`` or ``[1, L]``, one for each target, on any device.
+
+        Returns:
+            float ``[nodes]``, 0 where a node has no target; gradients go through.
+
+        Raises:
+            BatchError: not as many numbers as the row has targets.
+
+        Example:
+            >>> import torch, treepack as tp
+            >>> answers = [tp.MessageTree([n] * 2, labels=[n] * 2) for n in (7, 8)]
+            >>> row = tp.collate([tp.MessageTree([1], children=answers)])["treepack"]
+            >>> row.sum_by_node(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+            tensor([0., 3., 7.])
+        """
+        node = torch.from_numpy(self.target_node).to(values.device)
+        if values.numel() != len(node):
+            raise BatchError(
+                f"{values.numel()} numbers for a row of {len(node)} targets; pass one for each, in "
+                'the order of batch["targets"]'
+            )
+        sums = values.new_zeros(self.mask.n_nodes)
+        return sums.index_add(0, node, values.reshape(-1))
 
     def plan_for(self, window: int | None) -> TreePlan:
         """The plan of layers with a sliding window, on the device of the row.
@@ -202,29 +239,40 @@ class PackedRow:
     def to(
         self, device: torch.device | str | int | None = None, non_blocking: bool = False
     ) -> PackedRow:
-        """The same row with a copy of its plans on another device; nothing waits for it."""
+        """The same row with its plans and channels on another device; nothing waits for it."""
         if device is None:
             return self
-        return self._with(lambda plan: plan.to(device, non_blocking=non_blocking))
+        return self._with(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedRow:
-        """The same row with its plans in page-locked memory."""
-        return self._with(lambda plan: plan.pin_memory())
+        """The same row with its plans and channels in page-locked memory."""
+        return self._with(lambda part: part.pin_memory())
 
-    def _with(self, move: Callable[[TreePlan], TreePlan]) -> PackedRow:
+    def _with(self, move: Callable[[Any], Any]) -> PackedRow:
         windows = {window: move(plan) for window, plan in self._windows.items()}
-        return PackedRow(*self._arguments(move(self.plan), windows))
+        channels = {name: move(values) for name, values in self.channels.items()}
+        return PackedRow(*self._arguments(move(self.plan), windows, channels))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedRow, self._arguments(self.plan, self._windows)
+        # As arrays: a tensor that crosses a process border costs a shared-memory file.
+        channels = {name: values.cpu().numpy() for name, values in self.channels.items()}
+        return _unpickle, (self._arguments(self.plan, self._windows, {}), channels)
 
-    def _arguments(self, plan: TreePlan, windows: Mapping[int, TreePlan]) -> tuple[Any, ...]:
+    def _arguments(
+        self, plan: TreePlan, windows: Mapping[int, TreePlan], channels: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
         told = (self.keys, self.stats, self._state)
         about = (self.target_counts, self.roles, self.sliding_mask, self.bidirectional, self.waits)
-        return (self.mask, plan, *told, windows, *about)
+        return (self.mask, plan, *told, windows, *about, channels, self.response_ids)
 
     def __repr__(self) -> str:
         return f"PackedRow(keys={reprlib.repr(self.keys)}, mask={self.mask!r})"
+
+
+def _unpickle(arguments: tuple[Any, ...], channels: Mapping[str, Any]) -> PackedRow:
+    row = PackedRow(*arguments)
+    row.channels = {name: torch.from_numpy(values) for name, values in channels.items()}
+    return row
 
 
 def _mask_in(row: PackedRow, window: int | None) -> TreeMask:

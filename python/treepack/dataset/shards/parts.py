@@ -241,6 +241,11 @@ def _cut(node: MessageTree, most: int) -> MessageTree:
     after.labels = None if node.labels is None else node.labels[:most]
     if isinstance(node.weight, np.ndarray):
         after.weight = node.weight[:most]
+    if node.channels is not None:
+        after.channels = {
+            name: values if isinstance(values, float) else values[:most]
+            for name, values in node.channels.items()
+        }
     if node.root_positions is not None:
         after.root_positions = node.root_positions[:, :most]
     after.end_target, after.children = None, ()
