@@ -83,8 +83,8 @@ def collate(
         A `PackedBatch` on the CPU.
 
     Raises:
-        BatchError: ``trees`` or ``sliding_windows`` is not a list of them, media do not concatenate,
-            a node lacks a channel, or ``total`` is no integer or too small.
+        BatchError: ``trees`` or ``sliding_windows`` is not a list of them, media do not join, a
+            node lacks a channel, or ``total`` is no integer or too small.
         AttentionError: a sliding window that is no integer of 1 or more.
         TreeError: image runs that the mask cannot express, or no such mode of ``bidirectional``.
         MemoryError: there is no room for the row.
