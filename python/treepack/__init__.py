@@ -12,7 +12,7 @@ from treepack._lazy import lazy_names
 from treepack.tree import MessageTree
 
 if TYPE_CHECKING:
-    from treepack import costs, families, hf, state, testing, train, viz
+    from treepack import costs, families, hf, rl, state, testing, train, viz
     from treepack._core import TreeMask
     from treepack.attention import tree_attention
     from treepack.batch import PackedBatch, collate
@@ -43,6 +43,7 @@ __all__ = [
     "group_conversations",
     "hf",
     "pack",
+    "rl",
     "simulate",
     "state",
     "testing",
@@ -69,7 +70,7 @@ __getattr__, __dir__ = lazy_names(
         "tree_attention": "treepack.attention",
         **{
             name: f"treepack.{name}"
-            for name in ("costs", "families", "hf", "state", "testing", "train", "viz")
+            for name in ("costs", "families", "hf", "rl", "state", "testing", "train", "viz")
         },
     },
 )

@@ -22,7 +22,7 @@ WINGS = [
     {"measuring"},
     {"costs", "state", "train", "testing"},
     {"hf"},
-    {"viz", "check"},
+    {"viz", "check", "rl"},
     {"cli"},
     {"__main__"},
 ]

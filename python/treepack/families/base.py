@@ -28,7 +28,7 @@ serves most families; by_medium.py knows the tokens of each image and video itse
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
@@ -184,6 +184,22 @@ class Family(RowInputs, ABC):
         Args:
             conversations: the example.
         """
+
+    def prompt_root(self, tokens: Int64, arrays: Mapping[str, Array]) -> LoadedRoot:
+        """The root of a prompt as the processor made it, tokens and media.
+
+        Args:
+            tokens: int64 ``[n]``, the whole prompt, with a placeholder for each image feature.
+            arrays: what the processor gave beside ``input_ids``, by name; where an array has an
+                entry for each token it is ``[1, n]``.
+
+        Raises:
+            FamilyError: this family cannot take it.
+        """
+        raise FamilyError(
+            f"family {self.name!r} cannot take a prompt with media as tokens ({len(tokens)} of "
+            f"them, and {sorted(arrays)}); write a prompt_root() for it"
+        )
 
     def measure(self, conversations: Conversations) -> dict[str, int]:
         """The cost of an example; files are opened, no pixel is decoded.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from treepack.families.base import Array, Family, Int64, Seen, taking
 from treepack.families.chat_format import ChatFormat, Written
 from treepack.families.joins import Join, join
 from treepack.families.markup import FormatMarkup, render_whole, template_of
-from treepack.families.roots import LoadedRoot, MeasuredRoot, Root
+from treepack.families.roots import LoadedRoot, MeasuredRoot, Root, token_runs
 from treepack.families.row_inputs import Filler
 from treepack.families.turns import TurnWriter
 from treepack.sources.conversations import Conversations, Medium
@@ -169,12 +170,23 @@ class ProcessorFamily(Family):
         pieces, texts = self.writer.start(conversations)
         values = [self.load_medium(medium) for medium in seen]
         tokens, made = self._ask(pieces, texts, seen, values)
+        return self._loaded(Root(tokens, self._runs(tokens)), made)
+
+    def _loaded(self, root: Root, made: dict[str, Array]) -> LoadedRoot:
         return LoadedRoot(
-            Root(tokens, self._runs(tokens)),
+            root,
             self.recast({k: v for k, v in made.items() if k not in self.not_inputs}),
-            self.root_positions({**made, "input_ids": tokens[None]}),
+            self.root_positions({**made, "input_ids": root.tokens[None]}),
             self._costs(made),
         )
+
+    def prompt_root(self, tokens: Int64, arrays: Mapping[str, Array]) -> LoadedRoot:
+        """The root of a prompt as the processor made it, tokens and media."""
+        made = {name: array for name, array in arrays.items() if name not in LEFT_OUT}
+        if not any(name.endswith(TYPES) for name in made):
+            made |= _types(self.processor, tokens)
+        root = Root(tokens, self._runs(tokens))
+        return self._loaded(root, made)
 
     def branches(self, conversations: Conversations) -> list[Written]:
         """Each conversation, written behind the root."""
@@ -244,10 +256,7 @@ class ProcessorFamily(Family):
 
     def _runs(self, tokens: Int64) -> Int64:
         """Stretches of tokens that stand for features, int ``[R, 3]``; each is an image."""
-        flags = np.isin(tokens, self.feature_ids()).astype(np.int8)
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]])))
-        places = edges.reshape(-1, 2)
-        return np.column_stack([places, np.arange(len(places))])
+        return token_runs(np.isin(tokens, self.feature_ids()))
 
     def _ask(
         self,
@@ -337,6 +346,14 @@ def _spliced(ids: Array, at: Int64, texts: Sequence[Array]) -> Array:
         pieces += [ids[used:place], text]
         used = place + 1
     return np.concatenate([*pieces, ids[used:]])
+
+
+def _types(processor: Any, tokens: Int64) -> dict[str, Array]:
+    """Which tokens stand for media, as the processor itself would say it."""
+    ask = getattr(processor, "create_mm_token_type_ids", None)
+    if ask is None or len(inspect.signature(ask).parameters) > 1:
+        return {}
+    return {"mm_token_type_ids": np.array(ask([tokens.tolist()]), np.int64)}
 
 
 def _without_types(arrays: Mapping[str, Array]) -> dict[str, Array]:

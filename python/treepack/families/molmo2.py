@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from treepack.errors import FamilyError
 from treepack.families.base import Array, Float64, Int64, UInt8
 from treepack.families.by_medium import MediumFamily
 from treepack.families.chat_format import ChatFormat
 from treepack.families.options import NO_OPTIONS, Options
-from treepack.families.roots import VisualTokens
+from treepack.families.roots import LoadedRoot, Root, VisualTokens, token_runs
 from treepack.families.row_inputs import Filler
 from treepack.sources.conversations import Conversations
 from treepack.sources.videos import Clip
@@ -135,6 +136,19 @@ class Molmo2(MediumFamily):
             POOLING: made["video_token_pooling"].numpy().astype(np.int64),
             "image_grids": np.array([[times * rows, columns, 0, 0]]),
         }
+
+    def prompt_root(self, tokens: Int64, arrays: Mapping[str, Array]) -> LoadedRoot:
+        """The root of a prompt as the processor made it, tokens and media."""
+        types = np.array(self.processor.create_mm_token_type_ids([tokens.tolist()])[0])
+        if (types > 1).any() or "pixel_values_videos" in arrays:
+            raise FamilyError(
+                f"family {self.name!r} takes no prompt with videos as tokens; load it as "
+                "Conversations, with the family"
+            )
+        media = {name: arrays[name] for name in self.media_names["image"]}
+        media[POOLING] = media[POOLING].astype(np.int64)
+        costs = {self.vision_cost: len(media["pixel_values"])}
+        return LoadedRoot(Root(tokens, token_runs(types > 0)), media, None, costs)
 
     def join(self, parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         """Concatenate, with pooling indices that go on counting and are equally wide."""

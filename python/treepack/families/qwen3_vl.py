@@ -13,7 +13,7 @@ from treepack.families.base import Array, Float64, Int64, UInt8
 from treepack.families.by_medium import MediumFamily
 from treepack.families.chat_format import ChatFormat
 from treepack.families.options import NO_OPTIONS, Options
-from treepack.families.roots import Root, VisualTokens
+from treepack.families.roots import LoadedRoot, Root, VisualTokens, token_runs
 from treepack.families.row_inputs import Filler
 from treepack.sources.media import cut
 from treepack.sources.videos import Clip
@@ -119,6 +119,22 @@ class Qwen3VL(MediumFamily):
             times, height, width = part[key][0].tolist()
             grids += [(height // merge, width // merge)] * times
         return rope_positions(len(root.tokens), root.runs[:, :2], grids)
+
+    def prompt_root(self, tokens: Int64, arrays: Mapping[str, Array]) -> LoadedRoot:
+        """The root of a prompt as the processor made it, tokens and media."""
+        names = [name for kind in self.media_names.values() for name in kind]
+        media = {name: arrays[name] for name in names if name in arrays}
+        merge = self.processor.image_processor.merge_size
+        grids: dict[int, list[tuple[int, int]]] = {self.image_pad: [], self.video_pad: []}
+        for pad, name in ((self.image_pad, "image_grid_thw"), (self.video_pad, "video_grid_thw")):
+            for times, height, width in media.get(name, np.empty((0, 3), np.int64)).tolist():
+                grids[pad] += [(height // merge, width // merge)] * times
+        runs = token_runs(np.isin(tokens, list(grids)))
+        left = {pad: iter(each) for pad, each in grids.items()}
+        ordered = [next(left[int(tokens[start])]) for start, _, _ in runs.tolist()]
+        positions = rope_positions(len(tokens), runs[:, :2], ordered)
+        patches = sum(len(media[name]) for name, _ in self.media_names.values() if name in media)
+        return LoadedRoot(Root(tokens, runs), media, positions, {self.vision_cost: patches})
 
     def collate(
         self, trees: Sequence[MessageTree], total: int, fill: bool | Collection[str] = False

@@ -104,3 +104,18 @@ def lay_root(tokens: Int64, texts: Iterable[list[int]], visuals: Sequence[Visual
         used += len(text) + len(visual.tokens)
     places = np.concatenate(runs)
     return Root(np.concatenate(pieces), np.column_stack([places, np.arange(len(places))]))
+
+
+def token_runs(flags: npt.NDArray[np.bool_]) -> Int64:
+    """Stretches of tokens that are flagged, int64 ``[R, 3]``; each is an image of its own.
+
+    Args:
+        flags: bool ``[n]``.
+
+    Example:
+        >>> token_runs(np.array([False, True, True, False, True])).tolist()
+        [[1, 3, 0], [4, 5, 1]]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    places = edges.reshape(-1, 2)
+    return np.column_stack([places, np.arange(len(places))])
