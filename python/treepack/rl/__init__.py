@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from treepack._lazy import lazy_names
 from treepack.rl.fold import Folded, fold
-from treepack.rl.logprobs import Scores, logprobs, padded_logprobs, score
+from treepack.rl.logprobs import Scores, logprobs, padded_logprobs, score, score_row
 from treepack.rl.trl_attention import register_trl_tree_attention
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "padded_logprobs",
     "register_trl_tree_attention",
     "score",
+    "score_row",
 ]
 
 # They import TRL.

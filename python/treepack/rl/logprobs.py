@@ -184,33 +184,58 @@ def score(
     Raises:
         BatchError: the model is not prepared.
     """
-    if not is_packed(getattr(model, "module", model)):
-        raise BatchError(
-            f"{type(model).__name__} is not prepared for packed rows; call tp.hf.prepare(model)"
-        )
-    found = [_score_row(model, row, temperature, entropy) for row in folded.rows]
-    each = folded.unfold([row[0] for row in found])
+    _check_prepared(model)
+    rows = folded.rows
+    found = [score_row(model, row, temperature=temperature, entropy=entropy) for row in rows]
+    each = folded.unfold([row.logprobs for row in found])
     if not entropy:
         return Scores(each)
-    return Scores(each, folded.unfold([row[1] for row in found]))
+    return Scores(each, folded.unfold([row.entropies for row in found]))
 
 
-def _score_row(
-    model: nn.Module, row: PackedBatch, temperature: float, entropy: bool
-) -> tuple[Tensor, ...]:
+def score_row(
+    model: nn.Module, batch: PackedBatch, *, temperature: float = 1.0, entropy: bool = False
+) -> Scores:
+    """Compute the log-probability of each target of a packed row: what a loss of your own needs.
+
+    The model's own loss is not computed.
+
+    Args:
+        model: as for `logprobs`.
+        batch: a row of `treepack.PackedDataset` or `treepack.collate`; it is moved to the model.
+        temperature: as for `logprobs`.
+        entropy: as for `logprobs`.
+
+    Returns:
+        `Scores` of ``[L]``, next to ``batch["targets"]`` and ``batch["treepack"].channels``.
+
+    Raises:
+        BatchError: the model is not prepared.
+
+    Example:
+        >>> import treepack as tp
+        >>> scores = tp.rl.score_row(model, batch)  # doctest: +SKIP
+        >>> answers = batch["treepack"].sum_by_node(scores.logprobs)  # doctest: +SKIP
+    """
+    _check_prepared(model)
     weights = next(p for p in model.parameters() if p.is_floating_point())
-    moved = row.to(weights.device, weights.dtype)
+    moved = batch.to(weights.device, weights.dtype)
     logits = model(**{k: v for k, v in moved.items() if k not in FOR_THE_LOSS}).logits
     targets, places = moved["targets"], moved["logits_to_keep"]
     if logits.shape[-2] != len(places):
         # A model without logits_to_keep in its forward makes all of them.
         logits = logits[..., places, :]
-    if entropy:
-        pair: tuple[Tensor, Tensor] = token_logprobs(
-            logits, targets, temperature=temperature, entropy=True
+    if not entropy:
+        return Scores(token_logprobs(logits, targets, temperature=temperature)[0])
+    both = token_logprobs(logits, targets, temperature=temperature, entropy=True)
+    return Scores(both[0][0], both[1][0])
+
+
+def _check_prepared(model: Any) -> None:
+    if not is_packed(getattr(model, "module", model)):
+        raise BatchError(
+            f"{type(model).__name__} is not prepared for packed rows; call tp.hf.prepare(model)"
         )
-        return pair
-    return (token_logprobs(logits, targets, temperature=temperature),)
 
 
 def _sees_ahead(model: Any) -> str | None:
