@@ -36,11 +36,14 @@ def count_all(tokenizer: Any, texts: Sequence[str], is_data: bool = False) -> li
     backend = _backend(tokenizer, is_data)
     if backend is None:
         return [len(ids) for ids in encode_all(tokenizer, texts, is_data)]
-    written = [text for text in texts if text]
+    written = texts if all(texts) else [text for text in texts if text]
     if not written:
         return [0] * len(texts)
-    found = iter(backend.encode_batch_fast(written, add_special_tokens=False))
-    return [len(next(found)) if text else 0 for text in texts]
+    counts = list(map(len, backend.encode_batch_fast(written, add_special_tokens=False)))
+    if len(counts) == len(texts):
+        return counts
+    found = iter(counts)
+    return [next(found) if text else 0 for text in texts]
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str], is_data: bool) -> list[list[int]]:

@@ -78,19 +78,23 @@ FAMILIES["bare text"] = lambda: families.find(byte_tokenizer(), chat=BARE)
 FAMILIES["bare molmo2"] = lambda: families.find(build("molmo2")[0], chat=BARE)
 
 
+def say(rng, turns):
+    return [
+        (*rng.choice(TEXTS, 2).tolist(), float(rng.choice([0, 1, 0.5])))
+        for _ in range(rng.integers(1, turns + 1))
+    ]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_branches_in_numbers_are_those_that_are_written(name):
     family = FAMILIES[name]()
-    for rng in cases(20, f"branches in numbers, {name}"):
-        example = tp.Conversations(
-            [
-                [
-                    (*rng.choice(TEXTS, 2).tolist(), float(rng.choice([0, 1, 0.5])))
-                    for _ in range(1 if name == "paligemma" else rng.integers(1, 4))
-                ]
-                for _ in range(rng.integers(1, 4))
-            ]
-        )
+    turns = 1 if name == "paligemma" else 3
+    examples = [tp.Conversations([[("", "")]])]
+    examples += [
+        tp.Conversations([say(rng, turns) for _ in range(rng.integers(1, 4))])
+        for rng in cases(20, f"branches in numbers, {name}")
+    ]
+    for example in examples:
         written = family.branches(example)
         assert family.measure_branches(example) == list(map(MeasuredBranch.of, written))
 
