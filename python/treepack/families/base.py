@@ -6,13 +6,14 @@
     files are opened: Seen of each medium (size, options, which frames of a video)
 +------------------------------------------------------------------------------------+
 |  measure_root(conversations, seen): how many tokens, costs by name                 |
-|  branches(conversations): int[n] of each conversation, with its targets            |
+|  measure_branches(conversations): how many tokens and targets each has             |
 +------------------------------------------------------------------------------------+
 |  measure() ends here: {"tokens": ..., vision_cost: ...}                            |
 +------------------------------------------------------------------------------------+
     only for what a pack has selected
 +------------------------------------------------------------------------------------+
 |  load_root(conversations, seen): tokens, arrays of the media, positions            |
+|  branches(conversations): int[n] of each conversation, with its targets            |
 +------------------------------------------------------------------------------------+
 |  load() ends here: MessageTree                                                     |
 +------------------------------------------------------------------------------------+
@@ -36,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import DataError, FamilyError, TreepackError
-from treepack.families.chat_format import ChatFormat, Written, token_id
+from treepack.families.chat_format import ChatFormat, MeasuredBranch, Written, token_id
 from treepack.families.options import Options, checked_options, cut_clip, sample_frames
 from treepack.families.roots import LoadedRoot, MeasuredRoot, Outline
 from treepack.families.row_inputs import RowInputs
@@ -201,6 +202,14 @@ class Family(RowInputs, ABC):
             f"them, and {sorted(arrays)}); write a prompt_root() for it"
         )
 
+    def measure_branches(self, conversations: Conversations) -> list[MeasuredBranch]:
+        """What `branches` gives, in numbers; a family may find them without writing tokens.
+
+        Args:
+            conversations: the example.
+        """
+        return list(map(MeasuredBranch.of, self.branches(conversations)))
+
     def measure(self, conversations: Conversations) -> dict[str, int]:
         """The cost of an example; files are opened, no pixel is decoded.
 
@@ -222,10 +231,13 @@ class Family(RowInputs, ABC):
             conversations: the example.
         """
         root = self.measure_root(conversations, self._see(conversations))
-        branches = self.branches(conversations)
-        lengths = tuple([len(branch.tokens) for branch in branches])
+        branches = self.measure_branches(conversations)
+        lengths = tuple([branch.n_tokens for branch in branches])
         costs = {"tokens": root.n_tokens + sum(lengths), **root.costs}
-        targets = sum(_targets(branch, root.n_tokens > 0) for branch in branches)
+        targets = sum([branch.n_targets for branch in branches])
+        if not root.n_tokens:
+            # Nothing predicts the first token.
+            targets -= sum([branch.begins_trained for branch in branches])
         return Outline(costs, root.n_tokens, lengths, targets, root.runs)
 
     def load(self, conversations: Conversations) -> MessageTree:
@@ -328,13 +340,6 @@ class Family(RowInputs, ABC):
         frames = sample_frames(self.processor.video_processor, clip, options) + first
         seconds = (frames - first * self.clip_counts_from_zero) / rate
         return Seen(medium, options, name, clip.height, clip.width, clip, frames, seconds)
-
-
-def _targets(written: Written, has_root: bool) -> int:
-    """Tokens of a branch that are trained on; the first one only if a token stands before it."""
-    labels = written.labels
-    trained = len(labels) - labels.count(IGNORE) + (written.end_target is not None)
-    return trained - (not has_root and bool(labels) and labels[0] != IGNORE)
 
 
 def _one_node(root: Int64, written: Written) -> dict[str, Any]:

@@ -27,9 +27,23 @@ import numpy as np
 
 from treepack.errors import DataError
 from treepack.families.base import Array, Family, Float64, Int64, Seen, UInt8, taking
-from treepack.families.chat_format import ChatFormat, ChatWriter, Written, suitable_format
+from treepack.families.chat_format import (
+    ChatFormat,
+    ChatWriter,
+    MeasuredBranch,
+    Written,
+    suitable_format,
+)
 from treepack.families.options import NO_OPTIONS, Options
-from treepack.families.roots import LoadedRoot, MeasuredRoot, Root, VisualTokens, lay_root
+from treepack.families.roots import (
+    MOST_MEASURED,
+    LoadedRoot,
+    MeasuredRoot,
+    Root,
+    VisualTokens,
+    lay_root,
+    measure_root,
+)
 from treepack.sources.conversations import Conversations
 from treepack.sources.images import load_image
 from treepack.sources.videos import Clip, load_frames
@@ -77,6 +91,7 @@ class MediumFamily(Family):
         chat = chat or replace(suitable_format(tokenizer), media_first=self.media_first)
         self.writer = ChatWriter(tokenizer, chat)
         self.start: list[int] = []
+        self._images: dict[tuple[Any, ...], VisualTokens] = {}
 
     @abstractmethod
     def measure_image(self, height: int, width: int, options: Options = NO_OPTIONS) -> VisualTokens:
@@ -151,9 +166,11 @@ class MediumFamily(Family):
 
     def measure_root(self, conversations: Conversations, seen: Sequence[Seen]) -> MeasuredRoot:
         """Tokens and costs of what the conversations have in common."""
-        visuals = [self._visual(medium) for medium in seen]
-        root = self._lay(conversations, visuals)
-        return MeasuredRoot(len(root.tokens), {self.vision_cost: _cost(visuals)}, root.runs)
+        visuals = [self._known_visual(medium) for medium in seen]
+        texts = self.writer.counts(self.root_texts(conversations))
+        begun = sum(map(len, self._begin(conversations)))
+        n_tokens, runs = measure_root(begun, texts, visuals)
+        return MeasuredRoot(n_tokens, {self.vision_cost: _cost(visuals)}, runs)
 
     def load_root(self, conversations: Conversations, seen: Sequence[Seen]) -> LoadedRoot:
         """What the conversations have in common, with its arrays."""
@@ -172,19 +189,41 @@ class MediumFamily(Family):
         """Each conversation, written behind the root."""
         return self.writer.branches(conversations.branches, self._is_open(conversations))
 
+    def measure_branches(self, conversations: Conversations) -> list[MeasuredBranch]:
+        """How many tokens and targets each conversation has."""
+        if type(self).branches is not MediumFamily.branches:
+            return super().measure_branches(conversations)
+        return self.writer.measure(conversations.branches, self._is_open(conversations))
+
     def _is_open(self, conversations: Conversations) -> bool:
         """Whether the root begins the first turn."""
         media, chat = conversations.media, self.writer.chat
         is_open = bool(media) and (not chat.media_first or any(conversations.texts))
         return is_open or (not media and len(conversations.branches) > 1)
 
-    def _lay(self, conversations: Conversations, visuals: Sequence[VisualTokens]) -> Root:
+    def _begin(self, conversations: Conversations) -> list[list[int]]:
+        """Tokens before the media and the texts between them."""
         writer = self.writer
         pieces = [self.start, writer.system(conversations.system)]
         if self._is_open(conversations):
             pieces.append(writer.markup(writer.chat.user))
-        tokens = np.array([token for piece in pieces for token in piece], np.int64)
-        return lay_root(tokens, map(writer.text, self.root_texts(conversations)), visuals)
+        return pieces
+
+    def _lay(self, conversations: Conversations, visuals: Sequence[VisualTokens]) -> Root:
+        begun = [token for piece in self._begin(conversations) for token in piece]
+        texts = self.writer.texts(self.root_texts(conversations))
+        return lay_root(np.array(begun, np.int64), texts, visuals)
+
+    def _known_visual(self, seen: Seen) -> VisualTokens:
+        """An image of a size that was seen before is measured once."""
+        if seen.clip is not None:
+            return self._visual(seen)
+        key = seen.height, seen.width, *sorted(seen.options.items())
+        if key not in self._images:
+            if len(self._images) >= MOST_MEASURED:
+                self._images.clear()
+            self._images[key] = self._visual(seen)
+        return self._images[key]
 
     def _visual(self, seen: Seen) -> VisualTokens:
         with taking(seen):

@@ -11,10 +11,10 @@ import numpy as np
 
 from treepack.errors import FamilyError
 from treepack.families.base import Array, Family, Int64, Seen, taking
-from treepack.families.chat_format import ChatFormat, Written
+from treepack.families.chat_format import ChatFormat, MeasuredBranch, Written
 from treepack.families.joins import Join, join
 from treepack.families.markup import FormatMarkup, render_whole, template_of
-from treepack.families.roots import LoadedRoot, MeasuredRoot, Root, token_runs
+from treepack.families.roots import MOST_MEASURED, LoadedRoot, MeasuredRoot, Root, token_runs
 from treepack.families.row_inputs import Filler
 from treepack.families.turns import TurnWriter
 from treepack.sources.conversations import Conversations, Medium
@@ -25,9 +25,6 @@ from treepack.tree import MessageTree
 
 TYPES = "token_type_ids"
 """How names of inputs end that have an entry for each token of the row."""
-
-MOST_MEASURED = 10_000
-"""Roots whose costs are kept; images of one size cost the same."""
 
 LEFT_OUT = ("attention_mask", "labels")
 
@@ -153,17 +150,16 @@ class ProcessorFamily(Family):
 
     def measure_root(self, conversations: Conversations, seen: Sequence[Seen]) -> MeasuredRoot:
         """Tokens and costs of the root, from black media of the same size."""
-        pieces, texts = self.writer.start(conversations)
-        said = sum(map(len, texts))
+        pieces, said = self.writer.measure_start(conversations)
         key = pieces, tuple(_size(medium) for medium in seen)
         if key not in self._measured:
             black = [_black(medium) for medium in seen]
-            tokens, made = self._ask(pieces, [[]] * len(texts), seen, black)
+            tokens, made = self._ask(pieces, [[]] * len(said), seen, black)
             if len(self._measured) >= MOST_MEASURED:
                 self._measured.clear()
             self._measured[key] = MeasuredRoot(len(tokens), self._costs(made), self._runs(tokens))
         bare = self._measured[key]
-        return bare._replace(n_tokens=bare.n_tokens + said)
+        return bare._replace(n_tokens=bare.n_tokens + sum(said))
 
     def load_root(self, conversations: Conversations, seen: Sequence[Seen]) -> LoadedRoot:
         """The root as the processor makes it, with texts between media as data."""
@@ -191,6 +187,12 @@ class ProcessorFamily(Family):
     def branches(self, conversations: Conversations) -> list[Written]:
         """Each conversation, written behind the root."""
         return self.writer.branches(conversations)
+
+    def measure_branches(self, conversations: Conversations) -> list[MeasuredBranch]:
+        """How many tokens and targets each conversation has."""
+        if type(self).branches is not ProcessorFamily.branches:
+            return super().measure_branches(conversations)
+        return self.writer.measure(conversations)
 
     def render(
         self, conversations: Conversations, turns: Sequence[Turn]

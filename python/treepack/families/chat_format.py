@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import FamilyError
+from treepack.families.encode import count_all, encode_all
 from treepack.sources.records.base import Turn
 from treepack.tree import IGNORE
 
@@ -68,20 +69,6 @@ def token_id(tokenizer: Any, token: str) -> int | None:
     return None if found is None or found == tokenizer.unk_token_id else int(found)
 
 
-def encode_all(tokenizer: Any, texts: Sequence[str], **options: bool) -> list[list[int]]:
-    """Tokens of each of several texts, without any around them.
-
-    One call for all texts of an example takes half the time of a call for each.
-    """
-    options["add_special_tokens"] = False
-    written = [text for text in texts if text]
-    if len(written) < 2 or not callable(tokenizer):
-        found = iter([tokenizer.encode(text, **options) for text in written])
-    else:
-        found = iter(tokenizer(written, **options)["input_ids"])
-    return [list(next(found)) if text else [] for text in texts]
-
-
 def suitable_format(tokenizer: Any) -> ChatFormat:
     """ChatML where the tokenizer knows its special tokens, else plain words."""
     return CHATML if token_id(tokenizer, "<|im_start|>") is not None else PLAIN
@@ -101,6 +88,27 @@ class Written(NamedTuple):
     labels: list[int]
     weight: float | npt.NDArray[np.float32]
     end_target: int | None
+
+
+class MeasuredBranch(NamedTuple):
+    """What is known of a conversation in tokens before it is written.
+
+    Attributes:
+        n_tokens: how many it has.
+        n_targets: how many are trained on, with the end of the last turn.
+        begins_trained: whether the first token is; it counts only if a root stands before it.
+    """
+
+    n_tokens: int
+    n_targets: int
+    begins_trained: bool
+
+    @classmethod
+    def of(cls, written: Written) -> MeasuredBranch:
+        """That of a conversation that was written."""
+        labels = written.labels
+        trained = len(labels) - labels.count(IGNORE) + (written.end_target is not None)
+        return cls(len(labels), trained, bool(labels) and labels[0] != IGNORE)
 
 
 class ChatWriter:
@@ -135,7 +143,11 @@ class ChatWriter:
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of several texts, each as of `text`."""
-        return encode_all(self.tokenizer, texts, split_special_tokens=True)
+        return encode_all(self.tokenizer, texts, is_data=True)
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each of several texts has."""
+        return count_all(self.tokenizer, texts, is_data=True)
 
     def system(self, text: str) -> list[int]:
         """Tokens of the system text, none if it is empty."""
@@ -161,6 +173,20 @@ class ChatWriter:
         said = [text for turns in branches for turn in turns for text in turn[:2]]
         ids = iter(self.texts(said))
         return [self._write([Turn(*turn) for turn in turns], ids, is_open) for turns in branches]
+
+    def measure(self, branches: Sequence[Sequence[Turn]], is_open: bool) -> list[MeasuredBranch]:
+        """What `branches` writes, in numbers."""
+        said = [text for turns in branches for turn in turns for text in turn[:2]]
+        counts = iter(self.counts(said))
+        user, between, separator = (
+            len(self.markup(text))
+            for text in (self.chat.user, self.chat.assistant, self.chat.separator)
+        )
+        head, after = 0 if is_open else user, 1 + separator + user
+        return [
+            measured_branch(turns, counts, head, [between] * len(turns), [after] * len(turns))
+            for turns in branches
+        ]
 
     def _write(self, turns: Sequence[Turn], said: Iterator[list[int]], is_open: bool) -> Written:
         tokens: list[int] = []
@@ -197,6 +223,34 @@ class ChatWriter:
                 "tokenizer as a special token or use another"
             )
         return ids[0]
+
+
+def measured_branch(
+    turns: Sequence[Turn],
+    counts: Iterator[int],
+    head: int,
+    between: Sequence[int],
+    after: Sequence[int],
+) -> MeasuredBranch:
+    """A conversation in numbers, from how many tokens its parts have.
+
+    Args:
+        turns: of the conversation; pairs of texts have weight 1.
+        counts: of each question and each answer, in order.
+        head: of the markup before the first question.
+        between: of the markup from each question to its answer.
+        after: of the markup behind each answer, of which the first token ends the turn.
+    """
+    n_tokens, n_targets, given = head, 0, 0
+    for place, turn in enumerate(turns):
+        n_tokens += after[place - 1] if place else 0
+        n_tokens += next(counts) + between[place]
+        given = given if place else n_tokens
+        answer = next(counts)
+        n_tokens += answer
+        n_targets += answer + 1 if len(turn) < 3 or turn[2] else 0
+    is_trained = len(turns[0]) < 3 or bool(turns[0][2])
+    return MeasuredBranch(n_tokens, n_targets, not given and n_tokens > 0 and is_trained)
 
 
 def weights_of(turns: Sequence[Turn], edges: Sequence[int]) -> Any:

@@ -1,4 +1,4 @@
-"""LLaVA 1.5: one view of each image."""
+"""LLaVA 1.5 and FastVLM: one view of each image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from treepack.families.by_processor import ProcessorFamily
 
 
 class Llava(ProcessorFamily):
-    """LLaVA 1.5 of transformers (``LlavaForConditionalGeneration``)."""
+    """LLaVA 1.5 of transformers (``LlavaForConditionalGeneration``) and FastVLM.
+
+    FastVLM (``FastVlmForConditionalGeneration``) has batch norms in its tower, which is to be in
+    evaluation mode.
+    """
 
     name = "llava"
     processors = ("LlavaProcessor",)

@@ -10,7 +10,7 @@ import numpy as np
 from treepack.errors import DataError, FamilyError
 from treepack.families.base import Array, Int64, Seen
 from treepack.families.by_processor import ProcessorFamily
-from treepack.families.chat_format import ChatFormat, Written
+from treepack.families.chat_format import ChatFormat, MeasuredBranch, Written
 from treepack.families.turns import TurnWriter
 from treepack.sources.conversations import Conversations
 from treepack.sources.records.base import Turn
@@ -30,7 +30,7 @@ class PromptWriter(TurnWriter):
         # It has no template: pieces and answers are made here.
         super().__init__(tokenizer, None)  # type: ignore[arg-type]
 
-    def start(self, conversations: Conversations) -> tuple[tuple[str, ...], list[list[int]]]:
+    def start_texts(self, conversations: Conversations) -> tuple[tuple[str, ...], list[str]]:
         """The whole prompt: media, texts between them and the question.
 
         Raises:
@@ -47,13 +47,17 @@ class PromptWriter(TurnWriter):
         if question:
             texts.append(question)
             pieces.append("")
-        return tuple(pieces), self.texts(texts)
+        return tuple(pieces), texts
 
     def branches(self, conversations: Conversations) -> list[Written]:
         """The answers."""
         turns = [Turn(*turns[0]) for turns in conversations.branches]
         said = self.texts([turn.answer for turn in turns])
         return [self._answer(turn, tokens) for turn, tokens in zip(turns, said, strict=True)]
+
+    def measure(self, conversations: Conversations) -> list[MeasuredBranch]:
+        """The answers, in numbers."""
+        return list(map(MeasuredBranch.of, self.branches(conversations)))
 
     def _answer(self, turn: Turn, tokens: list[int]) -> Written:
         is_trained = turn.weight != 0

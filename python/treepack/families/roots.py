@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
+
+MOST_MEASURED = 10_000
+"""Sizes of images, or of all media of a root, whose costs are kept."""
 
 
 class VisualTokens(NamedTuple):
@@ -87,7 +90,9 @@ class LoadedRoot(NamedTuple):
     costs: dict[str, int]
 
 
-def lay_root(tokens: Int64, texts: Iterable[list[int]], visuals: Sequence[VisualTokens]) -> Root:
+def lay_root(
+    tokens: Int64, texts: Sequence[Sequence[int]], visuals: Sequence[VisualTokens]
+) -> Root:
     """Lay texts and media behind the tokens that begin an example.
 
     Args:
@@ -96,14 +101,33 @@ def lay_root(tokens: Int64, texts: Iterable[list[int]], visuals: Sequence[Visual
         visuals: the media.
     """
     pieces = [tokens]
-    runs = [np.empty((0, 2), np.int64)]
-    used = len(tokens)
     for text, visual in zip(texts, visuals, strict=True):
         pieces += [np.array(text, np.int64), visual.tokens]
-        runs.append(visual.runs + used + len(text))
-        used += len(text) + len(visual.tokens)
-    places = np.concatenate(runs)
-    return Root(np.concatenate(pieces), np.column_stack([places, np.arange(len(places))]))
+    _, runs = measure_root(len(tokens), list(map(len, texts)), visuals)
+    return Root(np.concatenate(pieces), runs)
+
+
+def measure_root(
+    begun: int, texts: Sequence[int], visuals: Sequence[VisualTokens]
+) -> tuple[int, Int64]:
+    """How many tokens `lay_root` lays, and the image runs int64 ``[R, 3]`` among them.
+
+    Args:
+        begun: how many tokens stand first.
+        texts: how many stand before each of the media.
+        visuals: the media.
+    """
+    used, starts = begun, []
+    for text, visual in zip(texts, visuals, strict=True):
+        starts.append(used + text)
+        used += text + len(visual.tokens)
+    counts = [len(visual.runs) for visual in visuals]
+    runs = np.empty((sum(counts), 3), np.int64)
+    runs[:, 2] = np.arange(len(runs))
+    if visuals:
+        np.concatenate([visual.runs for visual in visuals], out=runs[:, :2])
+        runs[:, :2] += np.repeat(starts, counts)[:, None]
+    return used, runs
 
 
 def token_runs(flags: npt.NDArray[np.bool_]) -> Int64:

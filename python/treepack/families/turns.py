@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from treepack.errors import FamilyError
-from treepack.families.chat_format import Written, encode_all, weights_of
+from treepack.families.chat_format import MeasuredBranch, Written, measured_branch, weights_of
+from treepack.families.encode import count_all, encode_all
 from treepack.families.markup import MARK, Markup, Shape
 from treepack.sources.conversations import Conversations
 from treepack.sources.records.base import Turn
@@ -40,6 +41,7 @@ class TurnWriter:
         self.tokenizer = tokenizer
         self.source = source
         self._markup: dict[str, list[int]] = {}
+        self._known: dict[Shape, tuple[list[int], list[int]]] = {}
         # Tokens of MARK, if this tokenizer takes the beginning of a text for that of a word.
         self._lead = self._find_lead()
 
@@ -55,6 +57,16 @@ class TurnWriter:
         Raises:
             FamilyError: the template begins conversations of different lengths differently.
         """
+        pieces, said = self.start_texts(conversations)
+        return pieces, self.texts(said)
+
+    def measure_start(self, conversations: Conversations) -> tuple[tuple[str, ...], list[int]]:
+        """What `start` gives, with the number of tokens in place of the tokens."""
+        pieces, said = self.start_texts(conversations)
+        return pieces, self.counts(said)
+
+    def start_texts(self, conversations: Conversations) -> tuple[tuple[str, ...], list[str]]:
+        """Markup before the first question, in pieces, and what is said between them."""
         lengths = {len(turns) for turns in conversations.branches}
         starts = {self.source.cut(self.shape(conversations, n)).start for n in sorted(lengths)}
         if len(starts) > 1:
@@ -63,16 +75,35 @@ class TurnWriter:
                 "so they share no root; pass chat=, or make an example of each length"
             )
         said = [("system", conversations.system), *(("user", t) for t in conversations.texts)]
-        texts = self.texts([self.source.trim(role, text) for role, text in said if text])
-        return starts.pop(), texts
+        return starts.pop(), [self.source.trim(role, text) for role, text in said if text]
 
     def branches(self, conversations: Conversations) -> list[Written]:
         """Each conversation from its first question on."""
+        said = iter(self.texts(self._said(conversations)))
+        return [self._write(conversations, each, said) for each in conversations.branches]
+
+    def measure(self, conversations: Conversations) -> list[MeasuredBranch]:
+        """What `branches` writes, in numbers."""
+        counts = iter(self.counts(self._said(conversations)))
+        turns = {len(each) for each in conversations.branches}
+        lengths = {n: self._lengths(self.shape(conversations, n)) for n in turns}
+        return [
+            measured_branch(each, counts, 0, *lengths[len(each)]) for each in conversations.branches
+        ]
+
+    def _said(self, conversations: Conversations) -> list[str]:
         trim = self.source.trim
         turns = [turn for each in conversations.branches for turn in each]
         pairs = [(trim("user", turn.question), trim("assistant", turn.answer)) for turn in turns]
-        said = iter(self.texts([text for pair in pairs for text in pair]))
-        return [self._write(conversations, each, said) for each in conversations.branches]
+        return [text for pair in pairs for text in pair]
+
+    def _lengths(self, shape: Shape) -> tuple[list[int], list[int]]:
+        """How many tokens the markup has behind each question, and behind each answer."""
+        if shape not in self._known:
+            markup = self.source.cut(shape)
+            between = [len(self.markup(text)) for text in markup.between]
+            self._known[shape] = between, [len(self._after(text)) for text in markup.after]
+        return self._known[shape]
 
     def _write(
         self, conversations: Conversations, turns: Sequence[Turn], said: Iterator[list[int]]
@@ -120,12 +151,18 @@ class TurnWriter:
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of what is said, text by text; special tokens are letters like any other there."""
-        return self._encode(texts, split_special_tokens=True)
+        return self._encode(texts, is_data=True)
 
-    def _encode(self, texts: Sequence[str], **options: bool) -> list[list[int]]:
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each of several texts has."""
+        if not self._lead:
+            return count_all(self.tokenizer, texts, is_data=True)
+        return [len(ids) for ids in self.texts(texts)]
+
+    def _encode(self, texts: Sequence[str], is_data: bool = False) -> list[list[int]]:
         if self._lead:
             texts = [text and MARK + text for text in texts]
-        return [ids[len(self._lead) :] for ids in encode_all(self.tokenizer, texts, **options)]
+        return [ids[len(self._lead) :] for ids in encode_all(self.tokenizer, texts, is_data)]
 
     def _after(self, text: str) -> list[int]:
         """Tokens of the markup behind an answer; the end-of-sequence token if there is none."""

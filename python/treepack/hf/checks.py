@@ -32,12 +32,20 @@ QUESTION_IN_IMAGE = (
     "its features of an image depend on the question, so branches cannot have one root in common"
 )
 
+DRAFTS = "it drafts for another model, whose keys and values it attends to, and is given no tokens"
+
+SPEAKS = "it has no forward of its own; prepare the part of it that writes text, model.thinker"
+
 NAMED = {
     "StableLmForCausalLM": UNREACHABLE,
     "NemotronForCausalLM": UNREACHABLE,
     "Blip2ForConditionalGeneration": "its forward reads labels before the loss function gets them",
     "InstructBlipForConditionalGeneration": QUESTION_IN_IMAGE,
     "InstructBlipVideoForConditionalGeneration": QUESTION_IN_IMAGE,
+    "Gemma4AssistantForCausalLM": DRAFTS,
+    "Gemma4UnifiedAssistantForCausalLM": DRAFTS,
+    "Qwen2_5OmniForConditionalGeneration": SPEAKS,
+    "Qwen3OmniMoeForConditionalGeneration": SPEAKS,
 }
 """Models whose configuration and layers do not show why they cannot be packed."""
 
@@ -276,6 +284,27 @@ def warn_of_rotary_lengths(model: Any) -> None:
                 stacklevel=3,
             )
             return
+
+
+def warn_of_batch_norms(model: Any) -> None:
+    """Tell of batch norms, by which each image depends on the others of its row.
+
+    Warns:
+        UserWarning: the model has some.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    named = (name for name, module in model.named_modules() if isinstance(module, _BatchNorm))
+    first = next(named, None)
+    if first is not None:
+        warnings.warn(
+            f"{type(model).__name__} has batch norms ({first}): in training mode the features of "
+            "an image depend on all images of its row, as on those of any batch, and differ from "
+            "those of each path alone. Rows are exact while they are in evaluation mode: call "
+            ".eval() on the vision tower after each model.train()",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def text_model(model: Any) -> Any:

@@ -13,6 +13,7 @@ from treepack.hf.checks import (
     implementation_of,
     is_hybrid,
     makes_all_logits,
+    warn_of_batch_norms,
     warn_of_rotary_lengths,
 )
 from treepack.hf.compared import check_compared, note_passed
@@ -80,7 +81,8 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
 
     Warns:
         UserWarning: rotary frequencies depend on the longest position of the row (``dynamic``,
-            ``longrope``): exact as long as no path is longer than the model's original length.
+            ``longrope``): exact as long as no path is longer than the model's original length. Or
+            the model has batch norms (FastVLM): exact while they are in evaluation mode.
 
     Source:
         transformers' ``AttentionInterface`` and ``loss_function``, see `register`;
@@ -119,6 +121,7 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
         raise
     _record(base, before)
     warn_of_rotary_lengths(base)
+    warn_of_batch_norms(base)
     return model
 
 

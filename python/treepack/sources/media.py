@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def opened(value: Any) -> Any:
         raise TypeError("it is neither a path nor bytes nor pixels")
     path = os.fspath(value)
     try:
-        Path(path).stat()
+        os.stat(path)  # noqa: PTH116 (of each image that is measured; Path takes 4 us more)
     except (OSError, ValueError) as error:
         if isinstance(path, str) and (path.startswith("data:") or "://" in path):
             raise ValueError("it is a URL, and only files are read; download it first") from error

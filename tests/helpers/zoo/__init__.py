@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import functools
 
-from helpers.zoo import others, patches, tiles
+from helpers.zoo import others, patches, tiles, timm_towers
 
-BUILDERS = {**patches.BUILDERS, **tiles.BUILDERS, **others.BUILDERS}
+BUILDERS = {
+    **patches.BUILDERS,
+    **tiles.BUILDERS,
+    **others.BUILDERS,
+    **timm_towers.BUILDERS,
+}
 
 WITH_VIDEOS = {
+    "ernie4_5_vl",
     "gemma4",
     "gemma4_unified",
     "gemma4_vision",

@@ -109,6 +109,13 @@ OTHERWISE = {
 }
 """What configurations of a type need beside or in place of these sizes."""
 
+DRAFT = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+GIVEN = {
+    "gemma4_assistant": {"text_config": {**DRAFT, "num_kv_shared_layers": 0}},
+    "qwen3_omni_moe": {"enable_audio_output": False},
+}
+"""What configurations of a type need to be made at all."""
+
 
 def classes():
     """Names of the classes, and the types of their configurations."""
@@ -119,6 +126,11 @@ def classes():
             for name in [names] if isinstance(names, str) else names:
                 found.setdefault(name, kind)
     return sorted(found.items())
+
+
+def default(kind):
+    """A configuration of a type, as its model has it where nothing is said."""
+    return CONFIG_MAPPING[kind](**GIVEN.get(kind, {}))
 
 
 def knows(config, field):
@@ -167,7 +179,7 @@ def small(config):
 
 def build(name, kind):
     """A model with weights so large that attention is not flat; too large ones are an error."""
-    model_class, config = getattr(hf, name), CONFIG_MAPPING[kind]()
+    model_class, config = getattr(hf, name), default(kind)
     is_whole = isinstance(config, model_class.config_class)
     config = small(config if is_whole else model_class.config_class())
     with torch.device("meta"):
@@ -246,7 +258,7 @@ def what_becomes_of(name, kind, batch):
 
 def on_meta(name, kind):
     """A model of the default size without memory."""
-    made, config = getattr(hf, name), CONFIG_MAPPING[kind]()
+    made, config = getattr(hf, name), default(kind)
     config = config if isinstance(config, made.config_class) else made.config_class()
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for field in NONE:

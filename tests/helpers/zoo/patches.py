@@ -201,7 +201,47 @@ def qwen3_5():
     return built, model("Qwen3_5ForConditionalGeneration", config)
 
 
+def ernie4_5_vl():
+    names = {
+        "image_token": "<|IMAGE_PLACEHOLDER|>",
+        "image_start_token": "<|IMAGE_START|>",
+        "image_end_token": "<|IMAGE_END|>",
+        "video_token": "<|VIDEO_PLACEHOLDER|>",
+        "video_start_token": "<|VIDEO_START|>",
+        "video_end_token": "<|VIDEO_END|>",
+    }
+    made = tokenizer(**names)
+    built = hf.Ernie4_5_VLMoeProcessor(
+        image_processor=hf.Ernie4_5_VLMoeImageProcessor(patch_size=4, size=SIZE),
+        tokenizer=made,
+        # Its font is a file of the checkpoint.
+        video_processor=hf.Ernie4_5_VLMoeVideoProcessor(
+            patch_size=4, size=SIZE, min_frames=2, draw_on_frames=False
+        ),
+        chat_template=template(
+            "Picture:<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
+            "Video:<|VIDEO_START|><|VIDEO_PLACEHOLDER|><|VIDEO_END|>",
+        ),
+    )
+    config = hf.Ernie4_5_VLMoeConfig(
+        text_config=text_config(
+            made,
+            "ernie4_5_vl_moe_text",
+            rope_parameters={**THETA, "mrope_section": [1, 1, 2]},
+            moe_intermediate_size=[12, 8],
+            moe_num_experts=4,
+            moe_k=2,
+        ),
+        vision_config={**TOWER, "intermediate_size": 16},
+        **token_ids(made, **{f"{name}_id": token for name, token in names.items()}),
+    )
+    built_model = model("Ernie4_5_VLMoeForConditionalGeneration", config)
+    built_model.set_experts_implementation("eager")
+    return built, built_model
+
+
 BUILDERS = {
+    "ernie4_5_vl": ernie4_5_vl,
     "kimi_k25": kimi_k25,
     "qwen3_5": qwen3_5,
     "qwen3_vl": qwen3_vl,

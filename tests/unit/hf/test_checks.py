@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers as hf
 import treepack as tp
-from helpers import tiny_models
+from helpers import tiny_models, zoo
+from helpers.zoo import classes
 from treepack.errors import AttentionError
 from treepack.hf import checks
 
@@ -71,6 +72,14 @@ REJECTED = {
         ),
         "counts positions from its padding id on",
     ),
+    "a draft": (
+        lambda: classes.on_meta("Gemma4AssistantForCausalLM", "gemma4_assistant"),
+        "drafts for another model",
+    ),
+    "several models in one": (
+        lambda: classes.on_meta("Qwen3OmniMoeForConditionalGeneration", "qwen3_omni_moe"),
+        r"no forward of its own; .* model\.thinker",
+    ),
 }
 
 
@@ -106,3 +115,16 @@ def test_the_text_model_is_found_where_another_part_is_called_decoder():
     assert type(model.get_decoder()) is torch.nn.Linear
     assert checks.text_model(model) is model.model
     tp.hf.prepare(model)
+
+
+@pytest.mark.filterwarnings("default")
+def test_batch_norms_are_told_of():
+    _, model = zoo.build("fast_vlm")
+    with pytest.warns(UserWarning, match=r"FastVlm\w+ has batch norms \(model\.vision_tower\."):
+        tp.hf.prepare(model)
+    tp.hf.restore(model)
+
+
+def test_the_part_that_writes_text_is_taken():
+    whole = classes.on_meta("Qwen3OmniMoeForConditionalGeneration", "qwen3_omni_moe")
+    assert tp.hf.prepare(whole.thinker) is whole.thinker

@@ -26,6 +26,8 @@ def test_every_class_is_exact_on_text_or_rejected_by_name(capsys):
     reasons = {name: why for name, (verdict, why, _) in table.items() if verdict == "rejected"}
     assert not {name for name, reason in reasons.items() if name not in reason}
     exact = {name: text for name, (verdict, _, text) in table.items() if verdict == "exact"}
+    # No third kind.
+    assert table.keys() == exact.keys() | reasons.keys() | classes.families().keys()
     assert exact | classes.families() == compared.compared()
     assert len(exact) > 140
 
@@ -39,6 +41,7 @@ def test_what_prepare_takes_is_in_the_table_and_what_it_rejects_has_a_reason():
             model = classes.on_meta(name, kind)
         except Exception:
             # No usable default configuration.
+            assert name in classes.families()
             continue
         try:
             tp.hf.prepare(model)
