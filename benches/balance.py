@@ -14,7 +14,7 @@ import numpy as np
 import treepack as tp
 from common import machine
 from treepack.packing import mixture_sft
-from treepack.packing.balance import UNITS, BalancedOrder, imbalance
+from treepack.packing.balance import UNITS, arrange, imbalance
 from treepack.packing.examples import step_costs, weighed
 
 STEPS = 60
@@ -38,12 +38,13 @@ def packs_of_mixture(count: int) -> np.ndarray:
 
 
 def dealing(costs: np.ndarray, ranks: int, balance: tp.Balance) -> float:
-    """Microseconds a pack to find out which one comes at each position."""
-    order = BalancedOrder(np.rint(costs * UNITS).astype(np.int64), ranks, balance, 0, int)
+    """Microseconds a pack to deal a window."""
+    units = np.rint(costs * UNITS).astype(np.int64)
+    size = ranks * balance.accumulate * balance.window
     start = time.perf_counter()
-    for position in range(len(costs)):
-        order(position)
-    return 1e6 * (time.perf_counter() - start) / len(costs)
+    for first in range(0, len(costs) - size, size):
+        arrange(units[first : first + size], ranks, balance, 0, first)
+    return 1e6 * (time.perf_counter() - start) / (len(costs) // size * size)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from treepack.batch import PackedBatch
 from treepack.batch.statistics import Statistics
+from treepack.dataset._dealing import check_step
 from treepack.dataset._settings import Settings
 from treepack.dataset.sharding import Introduction, check_introductions
 from treepack.dataset.state import merge
@@ -120,7 +121,7 @@ def steps(
             f"{accumulate=} and {end=}"
         )
     world = dist.get_world_size(group) if _is_distributed() else 1
-    _check_balance(_dataset_of(loader), accumulate)
+    check_step(getattr(_dataset_of(loader), "settings", None), accumulate)
     _meet(_dataset_of(loader), group)
     stream, filler = None, None
     weights = _Weights()
@@ -198,17 +199,6 @@ def _meet(dataset: Any, group: Any) -> None:
     ranks: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(ranks, told, group=group)
     check_introductions(ranks)
-
-
-def _check_balance(dataset: Any, accumulate: int) -> None:
-    """Reject steps of another size than the packs were balanced for."""
-    packs = getattr(getattr(dataset, "settings", None), "packs", None)
-    balance = getattr(packs, "balance", None)
-    if balance is not None and balance.accumulate != accumulate:
-        raise DatasetError(
-            f"the packs were balanced for accumulate={balance.accumulate}, and a step has "
-            f"{accumulate} of each rank; pass Balance(accumulate={accumulate})"
-        )
 
 
 def _dataset_of(loader: Any) -> Any:

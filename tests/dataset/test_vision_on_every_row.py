@@ -38,7 +38,8 @@ def records():
 def dataset(name, fill, source=None, **options):
     family = family_of(name)
     budgets = {"tokens": 160, family.vision_cost: 400}
-    source = tp.group_conversations(records()[:2] if source is None else source)
+    source = records()[:2] if source is None else source
+    source = tp.group_conversations(source) if isinstance(source, list) else source
     settings = {"budgets": budgets, "shuffle": False, "pool_size": 4, **options}
     return tp.PackedDataset(source, family=family, vision_on_every_row=fill, **settings)
 
@@ -184,3 +185,54 @@ def test_checks_of_ones_own_data_need_no_decision():
     family = family_of("qwen3_vl")
     stream = tp.PackedDataset(source, family=family, budgets=ROOMY, virtual_shards=4)
     tp.testing.check_same_packs_for_any_topology(stream, [(1, 0), (2, 0)])
+
+
+class Gone:
+    """Examples of which one alone can be loaded."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index != 3:
+            raise OSError("gone")
+        return self.source[index]
+
+
+@pytest.mark.parametrize("pad_to_budget", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_filler_runs_the_tower_and_its_gradients_are_zero(name, pad_to_budget):
+    family = family_of(name)
+    source = tp.group_conversations(alternating("image", n=5))
+    packed = tp.PackedDataset(
+        Gone(source),
+        family=family,
+        costs=tp.costs.measure(source, family, workers=0),
+        budgets={"tokens": 160, family.vision_cost: 400},
+        balance=tp.Balance(),
+        on_error="skip",
+        vision_on_every_row=True,
+        pad_to_budget=pad_to_budget,
+    )
+    fillers = [row for row in packed if row["treepack"].stats["filler"]]
+    assert fillers
+    model = tp.hf.prepare(getattr(tiny_models, f"{name}_model")())
+    for row in fillers:
+        assert "pixel_values" in row
+        model.zero_grad(set_to_none=True)
+        loss = model(**row.to(torch.float64)).loss
+        loss.backward()
+        assert loss == 0
+        assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_a_filler_is_a_row_of_text_alone_where_nobody_says_what_the_tower_does():
+    source = tp.group_conversations(alternating("image"))
+    costs = tp.costs.measure(source, family_of("qwen3_vl"), workers=0)
+    options = {"costs": costs, "balance": tp.Balance(), "on_error": "skip"}
+    rows = iter(dataset("qwen3_vl", None, Gone(source), shard=(0, 2), **options))
+    with pytest.raises(DatasetError, match="text alone.*vision_on_every_row=True"):
+        list(rows)

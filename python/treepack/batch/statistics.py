@@ -43,9 +43,12 @@ class Statistics:
 
     - ``rows_total``, ``examples_total``; ``rows_per_bound``: rows, as a multiple of the fewest that
       the volume of their examples allows.
+    - ``fillers_total``: rows without weight, of packs of which no example could be loaded, so that
+      ranks stay in step (``PackedDataset(balance=)``).
     - ``dropped_oversize_total``, ``alone_total``, ``split_total``, ``skipped_total``: examples over
       a budget that were dropped, came alone in a row or were split, and examples that failed;
-      ``truncated_total``: branches that were cut; a stream that was resumed goes on counting.
+      ``truncated_total``: branches that were cut; a stream that was resumed goes on counting,
+      and one that is balanced counts for all ranks, but what failed while loading for this one.
 
     Args:
         clock: gives seconds; for tests.
@@ -67,7 +70,7 @@ class Statistics:
         # Counters of each virtual shard, as its latest row has them.
         self._shards: dict[float, Mapping[str, float]] = {}
         self._filled: Counter[str] = Counter()
-        self._rows = self._examples = 0.0
+        self._rows = self._examples = self._lost = self._fillers = 0.0
         # A step that is filled up repeats the row before.
         self._latest: PackedRow | None = None
         self._begin()
@@ -122,6 +125,8 @@ class Statistics:
         stats, mask = row.stats, row.mask
         self._rows += 1
         self._examples += stats.get("examples", 0.0)
+        self._lost += stats.get("lost", 0.0)
+        self._fillers += stats.get("filler", 0.0)
         self._filled.update({n: v for n, v in stats.items() if n.startswith("fill_")})
         if "shard" in stats:
             self._shards[stats["shard"]] = stats
@@ -159,6 +164,8 @@ class Statistics:
         if self._shards:
             shards = self._shards.values()
             found |= {told: sum(s.get(n, 0.0) for s in shards) for n, told in TOTALS.items()}
+            found["skipped_total"] += self._lost
+            found["fillers_total"] = self._fillers
         return found
 
 

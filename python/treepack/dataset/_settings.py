@@ -98,6 +98,7 @@ class Settings:
         source_start: state of an iterable at its first example.
         sent_shard: what the process that started this one knew of its shard.
         packs: that were made before, or ``None``.
+        balance: how packs are dealt to ranks, or ``None``.
         epoch: number of the first one, from which orders are drawn.
         max_branch_tokens: to which branches are cut, or ``None``.
     """
@@ -120,6 +121,7 @@ class Settings:
     source_start: Any
     sent_shard: SentShard | None = None
     packs: GivenPacks | None = None
+    balance: Balance | None = None
     epoch: int = 0
     max_branch_tokens: int | None = None
 
@@ -158,6 +160,7 @@ class Settings:
         except DatasetError as error:
             return Introduction(None, error=str(error))
         told = {**self.fingerprint(), "epochs": self.epochs, "virtual_shards": self.virtual_shards}
+        told["steps"] = self.balance and [self.balance.accumulate, self.balance.window]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         return Introduction(shard, self.shard is not None, digest)
 
@@ -176,8 +179,10 @@ class Settings:
             more["max_branch_tokens"] = self.max_branch_tokens
         if self.packs is not None:
             more["packs"] = self.packs.digest
-            if self.packs.balance is not None:
-                more["ranks"] = self.find_shard()[1]
+        if self.balance is not None:
+            # Ranks and steps may change when a stream goes on.
+            weights = dict(sorted(self.balance.weights.items()))
+            more["balance"] = {"sync": self.balance.sync, "weights": weights}
         return {
             "source": kind,
             "seed": self.seed,
@@ -332,38 +337,6 @@ def _table(costs: Any) -> CostTable:
         )
     table: CostTable = costs
     return table
-
-
-def check_packs(
-    packs: Any, source: Any, requeues: bool, balance: Balance | None, costs: Any
-) -> GivenPacks | None:
-    """Packs that were made before, of the examples of this source.
-
-    Raises:
-        DatasetError: they are something else; settings that packing on the fly alone has; or a
-            balance without packs or costs.
-    """
-    if packs is None:
-        if balance is not None:
-            raise DatasetError(
-                "balance= deals packs whose costs are known; make them with treepack.pack, and "
-                "pass packs="
-            )
-        return None
-    if not is_map_style(source):
-        raise DatasetError(
-            f"packs name examples by index, and {type(source).__name__} is not read by index; give "
-            "the source __len__ and __getitem__"
-        )
-    if requeues:
-        raise DatasetError(
-            'on_cost_mismatch="requeue" needs a pool to wait in, and packs= has none; leave it out'
-        )
-    if balance is None:
-        return GivenPacks(packs, len(source))
-    if costs is None:
-        raise DatasetError("balance= weighs the costs of examples; pass costs=, their table")
-    return GivenPacks(packs, len(source), balance, _table(costs).columns)
 
 
 def check_budgets(budgets: Any, packs: GivenPacks | None) -> dict[str, int]:

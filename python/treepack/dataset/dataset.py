@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import IterableDataset
 
 from treepack.batch import PackedBatch
+from treepack.dataset._dealing import check_balance, check_packs
 from treepack.dataset._reshaping import check_oversize, check_truncation
 from treepack.dataset._settings import (
     Policy,
@@ -18,7 +19,6 @@ from treepack.dataset._settings import (
     check_budgets,
     check_epoch,
     check_fill,
-    check_packs,
     check_seed,
     check_table,
     check_windows,
@@ -62,8 +62,10 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         packs: packs made before, by `treepack.pack`; their rows come in the seeded order, anew in
             each epoch, or with ``shuffle=False`` in their own. Nothing waits in a pool,
             ``pool_size`` and ``packer`` have no effect, and ``len(dataset)`` is known.
-        balance: a `treepack.Balance`, so that ranks finish each step together: it deals ``packs``
-            by their ``costs``. States then fit the same number of ranks alone.
+        balance: a `treepack.Balance`, so that ranks finish each step together: it deals packs by
+            what they take, which ``costs`` or ``measure`` have to say. Every process then packs for
+            all ranks, 30 us for each pack, and loads its own; ``virtual_shards`` is 1 by default,
+            and a pack of which no example can be loaded is a row without weight.
         costs: costs known in advance, from ``treepack.costs``: the source then needs no
             ``measure``, and its examples are loaded when they have been selected.
         processor: Hugging Face processor of the model; it selects the model family.
@@ -173,11 +175,15 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         check_source(source)
         splits, rest = check_oversize(oversize, packs)
         requeues = is_one_of("on_cost_mismatch", on_cost_mismatch, "requeue")
-        given = check_packs(packs, source, requeues, balance, costs)
+        given = check_packs(packs, source, requeues)
         budgets = check_budgets(budgets, given)
         found = find_family(processor, family, chat, budgets)
         if costs is not None:
             source = check_table(costs, found).attach(source)
+        check_balance(balance, source, budgets, requeues)
+        if balance is not None:
+            # All shards are in every process, so that nobody owns one; packs need none.
+            virtual_shards = (None if given else virtual_shards) or 1
         most = check_truncation(max_branch_tokens, source, found, packs)
         fill = check_fill(vision_on_every_row, found)
         why_not_resumable, source_start = find_start(source)
@@ -206,6 +212,7 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
             why_not_resumable=why_not_resumable,
             source_start=source_start,
             packs=given,
+            balance=balance,
             max_branch_tokens=most,
         )
         self._progress = Progress(self.settings)

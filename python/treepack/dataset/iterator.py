@@ -90,7 +90,7 @@ class PackIterator:
         # The iterator keeps what it began with; a state that it gives later is of the same shard.
         self._shard = settings.find_shard()
         ownership = own(state, self._shard, worker, workers, settings.virtual_shards)
-        shards = _make_shards(settings, ownership, shards_of(state))
+        shards = make_shards(settings, ownership, shards_of(state))
         self._ownership = ownership
         # All that this worker owns, and those that have not ended.
         self._shards, self._live = shards, list(shards)
@@ -142,6 +142,10 @@ class PackIterator:
         ordered = [self._states[shard.index] for shard in self._shards]
         total = self._ownership.total
         return unsealed(self._fingerprint, self._scope(), total, ordered, iteration)
+
+    def _after_row(self) -> dict[str, Any]:
+        """What travels with the row that is being made."""
+        return self._unsealed(self.iteration)
 
     @property
     def _can_resume(self) -> bool:
@@ -203,11 +207,15 @@ class PackIterator:
             raise
         except Exception as error:
             told = _of_row(error, [tree.key for tree in trees])
+            self._lose_row(shard)
             if not self.settings.policy.skips:
                 raise told from error
             shard.skip(told, shard.leaving, len(trees))
-            self._states.pop(shard.index, None)
             return None
+
+    def _lose_row(self, shard: Shard) -> None:
+        """Forget what was known of a shard whose row could not be made."""
+        self._states.pop(shard.index, None)
 
     def _collate(self, trees: list[MessageTree], shard: Shard) -> PackedBatch:
         settings, total = self.settings, None
@@ -224,7 +232,7 @@ class PackIterator:
             budgets=settings.budgets,
             sliding_windows=settings.sliding_windows,
             vision_on_every_row=settings.vision_on_every_row or False,
-            state=partial(seal, self._unsealed(self.iteration)) if self._can_resume else None,
+            state=partial(seal, self._after_row()) if self._can_resume else None,
         )
         row = batch["treepack"]
         row.stats.update(shard.stats())
@@ -241,9 +249,10 @@ class PackIterator:
         return scope._replace(offset=(shard - rank) % self._ownership.total)
 
 
-def _make_shards(
+def make_shards(
     settings: Settings, ownership: Ownership, saved: Mapping[int, ShardState]
 ) -> list[Shard]:
+    """The virtual shards that a worker owns, each where its state says or at its start."""
     points = {shard: ResumePoint.of(shard, saved.get(shard)) for shard in ownership.shards}
     readers = make_readers(settings, points, ownership.total)
     examples = Examples(settings)

@@ -26,6 +26,7 @@ from torch.utils.data import get_worker_info
 
 from treepack.dataset._settings import Settings
 from treepack.dataset._workers import Board, end_with_parent
+from treepack.dataset.balanced import BalancedIterator
 from treepack.dataset.iterator import PackIterator
 from treepack.dataset.sharding import Ownership, check_scope, next_shard
 from treepack.dataset.state import (
@@ -33,10 +34,13 @@ from treepack.dataset.state import (
     Scope,
     check_fingerprint,
     check_state,
+    is_balanced,
     iteration_of,
     make_state,
     scope_of,
     shards_of,
+    whole_state,
+    window_of,
 )
 from treepack.errors import StateError
 
@@ -82,7 +86,8 @@ class Progress:
             # An earlier iteration of workers went on from there; this one begins anew.
             state = None
         stamp = Iteration(secrets.randbits(48), int(state is not None)) if worker else None
-        iterator = PackIterator(self._settings, state, stamp)
+        kind = PackIterator if self._settings.balance is None else BalancedIterator
+        iterator = kind(self._settings, state, stamp)
         # Not before: to go back to a place takes time, and may fail or be interrupted.
         self._loaded, self._iterator = None, iterator
         return iterator
@@ -108,9 +113,11 @@ class Progress:
         """The state in which the next iteration begins: the one loaded, or the stream's start."""
         if self._loaded is not None:
             return copy.deepcopy(self._loaded)
-        rank, world = self._settings.find_shard()
-        total = self._settings.virtual_shards or 0
-        return make_state(self._settings.fingerprint(), Scope(world, rank, 0), total)
+        settings = self._settings
+        rank, world = settings.find_shard()
+        # A balanced stream has no owners.
+        scope = Scope(world, rank, 0) if settings.balance is None else Scope(1, 0, 0)
+        return make_state(settings.fingerprint(), scope, settings.virtual_shards or 0)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration go on from a state.
@@ -120,7 +127,8 @@ class Progress:
         """
         settings = self._settings
         check_state(state, settings.fingerprint(), settings.virtual_shards)
-        check_scope(scope_of(state), settings.find_shard())
+        if settings.balance is None:
+            check_scope(scope_of(state), settings.find_shard())
         self._iterator = self._consumed = None
         self._loaded = copy.deepcopy(dict(state))
         self._board.note_load()
@@ -192,7 +200,13 @@ class Consumed:
         if self._is_new(scope, iteration):
             self.shards.clear()
             self.iterations.clear()
+            self.latest = None
         self.iterations[scope[:2]] = iteration
+        if is_balanced(state):
+            # What one worker gives counts for all.
+            if self.latest is None or _taken(state) > _taken(self.latest):
+                self.latest = state
+            return
         shards = shards_of(state)
         if all(n in self.shards and s.packs <= self.shards[n].packs for n, s in shards.items()):
             return
@@ -209,6 +223,8 @@ class Consumed:
         """The state of the rank after these batches."""
         if self.latest is None:
             return copy.deepcopy(dict(self.start))
+        if is_balanced(self.latest):
+            return whole_state(self.latest)
         rank, world = self.shard
         total = self.latest["virtual_shards"]
         shards = [self.shards[shard] for shard in sorted(self.shards)]
@@ -228,6 +244,11 @@ class Consumed:
             if shard is not None:
                 return (shard - rank) % total
         return latest.offset
+
+
+def _taken(state: Mapping[str, Any]) -> int:
+    window = window_of(state)
+    return 0 if window is None else window.taken
 
 
 def _too_late() -> Iterator[PackedBatch]:

@@ -7,6 +7,8 @@ A state is a JSON-safe dict:
 - ``virtual_shards``: V, or 0 where nobody has decided yet.
 - ``scope``: the shards that it covers, a `Scope` as a list.
 - ``shards``: one `ShardState` for each shard that has begun, as lists.
+- ``window``: only of a stream that is balanced, the cuts of its `Window` and whether it is the last
+  one. The shards then stand where the window starts, and the state is alike on all ranks.
 - ``iteration``: only in a state that travels with the batch of a worker, an `Iteration` as a list.
 - ``digest``: of all the rest. A state that was cut, or in which a single number was changed, would
   be that of some other place in the stream, and nobody would notice.
@@ -14,6 +16,7 @@ A state is a JSON-safe dict:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import reprlib
@@ -99,6 +102,45 @@ class ShardState(NamedTuple):
         return self.counters[5] - self.counters[4] if len(self.counters) > 4 else 0
 
 
+class Cut(NamedTuple):
+    """How the packs of a window are cut into steps and dealt, and how far that has come.
+
+    Attributes:
+        ranks: to which they are dealt.
+        accumulate: packs of each rank in a step.
+        window: steps of a window.
+        rows: that each rank has taken.
+    """
+
+    ranks: int
+    accumulate: int
+    window: int
+    rows: int
+
+
+class Window(NamedTuple):
+    """Where a balanced stream stands.
+
+    One cut, as a rule. When a stream goes on with steps of another size, those that are left of the
+    window come first, and are cut anew; so there is one cut more until they are used up.
+
+    Attributes:
+        shards: all virtual shards where the window starts.
+        cuts: of the window, the one that counts last.
+        is_last: whether the data end within it.
+    """
+
+    shards: list[ShardState]
+    cuts: list[Cut]
+    is_last: bool
+
+    @property
+    def taken(self) -> int:
+        """Packs of the stream that all ranks have taken, in steps that are whole."""
+        packs = sum(shard.packs for shard in self.shards)
+        return packs + sum(cut.rows * cut.ranks for cut in self.cuts)
+
+
 class Scope(NamedTuple):
     """The virtual shards that a state covers: those with ``(s - offset) mod owners == owner``.
 
@@ -138,10 +180,11 @@ def unsealed(
     virtual_shards: int,
     shards: Iterable[ShardState],
     iteration: Iteration | None = None,
+    window: Window | None = None,
 ) -> dict[str, Any]:
     """A state without its digest, which costs more than all else in it; see `seal`.
 
-    With an iteration it is that which travels with a batch.
+    With an iteration it is that which travels with a batch; with a window, of a balanced stream.
     """
     state = {
         "version": VERSION,
@@ -150,6 +193,8 @@ def unsealed(
         "scope": list(scope),
         "shards": [list(shard) for shard in shards],
     }
+    if window is not None:
+        state["window"] = [int(window.is_last), *map(list, window.cuts)]
     if iteration is not None:
         state["iteration"] = list(iteration)
     return state
@@ -178,6 +223,19 @@ def scope_of(state: Mapping[str, Any]) -> Scope:
 def shards_of(state: Mapping[str, Any] | None) -> dict[int, ShardState]:
     """The shards of a state by their numbers; none of no state."""
     return {entry[0]: ShardState(*entry) for entry in state["shards"]} if state else {}
+
+
+def window_of(state: Mapping[str, Any]) -> Window | None:
+    """Where a balanced stream stands; ``None`` at its start, and of one that is not balanced."""
+    if "window" not in state:
+        return None
+    is_last, *cuts = state["window"]
+    return Window(list(shards_of(state).values()), [Cut(*cut) for cut in cuts], bool(is_last))
+
+
+def is_balanced(state: Mapping[str, Any]) -> bool:
+    """Whether a state is that of a balanced stream, which all ranks have alike."""
+    return "balance" in state["fingerprint"]
 
 
 def iteration_of(state: Mapping[str, Any]) -> Iteration | None:
@@ -226,6 +284,7 @@ def check_layout(state: Any) -> None:
         sound = isinstance(state["fingerprint"], Mapping) and 0 <= scope.owner < scope.owners
         sound = sound and all(0 <= s.shard < total and _is_whole(s) for s in shards)
         sound = sound and len({s.shard for s in shards}) == len(shards)
+        sound = sound and _is_sound(window_of(state))
         sound = sound and state["digest"] == _digest(state)
     except Exception as error:
         # Whatever it is that somebody loads: a number may stand where a list should, or a list hold
@@ -236,6 +295,12 @@ def check_layout(state: Any) -> None:
         raise StateError(
             "the state contradicts itself: it was cut or changed since it was saved; load another"
         )
+
+
+def _is_sound(window: Window | None) -> bool:
+    return window is None or (
+        bool(window.cuts) and all(min(cut) >= 0 < min(cut[:3]) for cut in window.cuts)
+    )
 
 
 def _is_whole(shard: ShardState) -> bool:
@@ -281,6 +346,8 @@ def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for state in states:
         check_layout(state)
     _check_alike(states)
+    if is_balanced(states[0]):
+        return _merged_windows(states)
     shards: dict[int, ShardState] = {}
     for number, shard in (item for state in states for item in shards_of(state).items()):
         if number not in shards or shard.packs > shards[number].packs:
@@ -292,6 +359,27 @@ def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return make_state(states[0]["fingerprint"], Scope(1, 0, offset), total, ordered)
 
 
+def _merged_windows(states: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The state that is furthest on; ranks differ where the last packs do not go round."""
+    windows = [window_of(state) for state in states]
+    taken = [0 if window is None else window.taken for window in windows]
+    furthest = taken.index(max(taken))
+    window = windows[furthest]
+    behind = [rank for rank, packs in enumerate(taken) if packs < max(taken)]
+    if behind and not (window and window.is_last):
+        raise StateError(
+            f"the states {behind} are not after the same step as the others: {min(taken)} packs of "
+            f"the stream were taken, and {max(taken)}"
+        )
+    return whole_state(states[furthest])
+
+
+def whole_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a balanced stream as users save it, of one that travelled with a batch."""
+    kept = {name: state[name] for name in state if name not in ("iteration", "digest")}
+    return seal({**copy.deepcopy(kept), "scope": list(Scope(1, 0, 0))})
+
+
 def _check_alike(states: list[Mapping[str, Any]]) -> None:
     if not states:
         raise StateError("there are no states to merge")
@@ -299,6 +387,8 @@ def _check_alike(states: list[Mapping[str, Any]]) -> None:
     for state in states:
         check_state(state, first["fingerprint"], first["virtual_shards"])
     scopes = list(map(scope_of, states))
+    if is_balanced(first):
+        return
     owners = max(scope.owners for scope in scopes)
     if any(scope.owners == 1 for scope in scopes):
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,10 @@ SWAPS = 64
 class Balance:
     """Gives the ranks of each optimiser step packs that take about as long as each other's.
 
-    Packs in their order are cut into windows of ``window`` steps. The packs of a window are sorted
-    by cost and cut into steps, whose order is drawn by the seed, and those of a step are dealt to
-    the ranks. So which packs are in a step depends on the number of ranks times ``accumulate``, on
-    the window and on the seed, and on nothing else.
+    Packs in their order, epoch after epoch, are cut into windows of ``window`` steps. The packs of
+    a window are sorted by cost and cut into steps, whose order is drawn by the seed, and those of a
+    step are dealt to the ranks. So which packs are in a step depends on the number of ranks times
+    ``accumulate``, on the window and on the seed, and on nothing else.
 
     Args:
         accumulate: packs of each rank in a step, as of `treepack.train.steps`.
@@ -53,9 +52,16 @@ class Balance:
     Example:
         >>> import treepack as tp
         >>> balance = tp.Balance(accumulate=2)
-        >>> dataset = tp.PackedDataset(
-        ...     source, packs=packs, costs=costs, balance=balance
-        ... )  # doctest: +SKIP
+        >>> source = [tp.MessageTree([1] * n) for n in (9, 1, 5, 2, 8, 4, 7, 6)]
+        >>> costs = tp.costs.measure(source, workers=0)
+        >>> ranks = [
+        ...     tp.PackedDataset(
+        ...         source, costs=costs, budgets={"tokens": 9}, balance=balance, shard=(rank, 2)
+        ...     )
+        ...     for rank in range(2)
+        ... ]
+        >>> [[int(row["treepack"].stats["tokens"]) for row in rank] for rank in ranks]
+        [[9, 8, 7], [9, 9]]
     """
 
     accumulate: int = 1
@@ -75,44 +81,27 @@ class Balance:
             raise BudgetError(f"sync of Balance must be 'step' or 'micro', got {self.sync!r}")
 
 
-class BalancedOrder:
-    """Positions in the order of a training, and the place of the pack that comes there.
+def arrange(costs: Int64, ranks: int, balance: Balance, seed: int, start: int) -> list[int]:
+    """Places of the packs of one window, in the order in which ranks get them.
 
-    Position ``s G + m R + r`` is the pack ``m`` of rank ``r`` in step ``s``, with ``R`` ranks and
-    ``G`` packs a step. Packs that fill no whole step keep their places at the end of each epoch.
+    Rank ``r`` of ``R`` gets those at ``r``, ``r + R``, ``r + 2 R``, ... of the order. Packs behind
+    the last whole step keep their places at the end; a stream has such in its last window alone.
 
     Args:
         costs: int64 ``[n]``, what each pack takes.
         ranks: ``R``.
         balance: how they are dealt.
-        seed: of the orders.
-        order: the pack at a position of the order that is balanced, over all epochs.
+        seed: of the order of the steps.
+        start: how many packs came before the window.
+
+    Example:
+        >>> import numpy as np
+        >>> arrange(np.array([9, 1, 5, 2, 8, 4, 7]), 2, Balance(window=3), seed=0, start=0)
+        [5, 3, 4, 0, 1, 2, 6]
     """
-
-    def __init__(self, costs: Int64, ranks: int, balance: Balance, seed: int, order: Any) -> None:
-        self.costs, self.ranks, self.balance, self.seed = costs, ranks, balance, seed
-        self.order = order
-        self._size = ranks * balance.accumulate * (balance.window or 1)
-        # A worker reads its windows one behind the other, and shards are a step apart at most.
-        self._window = lru_cache(maxsize=4)(self._arranged)
-
-    def __call__(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.costs))
-        number, inside = divmod(place, self._size)
-        return self._window(epoch, number)[inside]
-
-    def _arranged(self, epoch: int, number: int) -> list[int]:
-        n, size = len(self.costs), self._size
-        step, first = self.ranks * self.balance.accumulate, number * size
-        packs = [self.order(epoch * n + place) for place in range(first, min(first + size, n))]
-        whole = len(packs) // step * step
-        dealt = deal(
-            self.costs[packs[:whole]],
-            self.ranks,
-            self.balance,
-            lambda i, steps: permute(i, steps, self.seed, epoch * (n // size + 1) + number),
-        )
-        return [packs[i] for i in dealt] + packs[whole:]
+    whole = len(costs) // (ranks * balance.accumulate) * ranks * balance.accumulate
+    dealt = deal(costs[:whole], ranks, balance, lambda i, steps: permute(i, steps, seed, start))
+    return dealt + list(range(whole, len(costs)))
 
 
 def imbalance(
@@ -141,8 +130,10 @@ def imbalance(
         return None
     if balance is not None:
         units = np.rint(costs * UNITS).astype(np.int64)
-        order = BalancedOrder(units[:used], ranks, balance, 0, int)
-        costs = costs[[order(place) for place in range(used)]]
+        windows = (slice(start, start + size) for start in range(0, used, size))
+        costs = np.concatenate(
+            [costs[w][arrange(units[w], ranks, balance, 0, w.start)] for w in windows]
+        )
     dealt = costs[:used].reshape(-1, each, ranks)
     loads = dealt.sum(1) if balance is None or balance.sync == "step" else dealt.reshape(-1, ranks)
     means = loads.mean(1)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import treepack as tp
 from helpers.cases import cases
-from treepack._core import permute
 from treepack.errors import BudgetError
-from treepack.packing.balance import Balance, BalancedOrder, deal
+from treepack.packing.balance import Balance, arrange, deal
 
 
 def random_costs(rng, n):
@@ -77,31 +76,22 @@ def test_packs_of_one_micro_batch_are_neighbours_by_cost():
 
 
 @pytest.mark.parametrize(("n", "ranks"), [(100, 3), (24, 2), (5, 4), (2, 4)])
-def test_an_order_goes_over_all_packs_in_each_epoch(n, ranks):
-    rng, balance = np.random.default_rng(n), Balance(accumulate=2, window=3)
-    costs = random_costs(rng, n)
-
-    def shuffled(position):
-        epoch, place = divmod(position, n)
-        return permute(place, n, 7, epoch)
-
-    order = BalancedOrder(costs, ranks, balance, 7, shuffled)
-    for epoch in range(3):
-        found = [order(epoch * n + place) for place in range(n)]
-        assert sorted(found) == list(range(n))
-        plain = [shuffled(epoch * n + place) for place in range(n)]
-        size = 2 * ranks
-        rest = n % size
-        # Those that fill no step stay where they were.
-        assert found[n - rest :] == plain[n - rest :]
-        for start in range(0, n, 3 * size):
-            assert set(found[start : start + 3 * size]) == set(plain[start : start + 3 * size])
+def test_a_window_holds_its_packs_once_and_those_that_fill_no_step_at_the_end(n, ranks):
+    costs = random_costs(np.random.default_rng(n), n)
+    order = arrange(costs, ranks, Balance(accumulate=2, window=3), 7, 0)
+    whole = n // (2 * ranks) * 2 * ranks
+    assert sorted(order[:whole]) == list(range(whole))
+    assert order[whole:] == list(range(whole, n))
 
 
 def test_the_order_of_steps_is_drawn_and_no_rank_is_always_the_heaviest():
     costs = np.sort(random_costs(np.random.default_rng(3), 400))
-    order = BalancedOrder(costs, 4, Balance(window=5), 1, lambda position: position)
-    steps = costs[[order(position) for position in range(400)]].reshape(-1, 4)
+    windows = (costs[start : start + 20] for start in range(0, 400, 20))
+    dealt = [
+        window[arrange(window, 4, Balance(window=5), 1, 20 * number)]
+        for number, window in enumerate(windows)
+    ]
+    steps = np.concatenate(dealt).reshape(-1, 4)
     heavy = steps.sum(1).reshape(-1, 5).argmax(1)
     assert len(set(heavy.tolist())) > 2
     assert len(set(steps.argmax(1).tolist())) == 4

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from treepack.dataset._settings import Policy
+from treepack.dataset.shards.examples import Arrival
 from treepack.dataset.shards.iterables import BrokenSourceError
-from treepack.dataset.shards.readers import Reader
 from treepack.dataset.state import ShardState
 from treepack.errors import DatasetError, StateError, TreepackError
 from treepack.tree import MessageTree
@@ -22,12 +23,24 @@ FATAL = (BarrenSourceError, BrokenSourceError, StateError)
 """Errors that belong to no single example: skipping one would not help."""
 
 
+class Plan(NamedTuple):
+    """A pack that was chosen and is not loaded.
+
+    Attributes:
+        entries: its examples, each with the costs that it was measured with.
+        waits: how many packs each of them waited.
+    """
+
+    entries: list[tuple[Arrival, dict[str, int]]]
+    waits: list[int]
+
+
 class Shard:
     """Packs of a fixed part of the data, in order; it counts them, and examples that fail.
 
     Args:
         index: number of the shard.
-        reader: what it reads, in order.
+        patience: how many examples in succession may be unusable.
         policy: how to pack.
 
     Attributes:
@@ -38,18 +51,24 @@ class Shard:
         waits: how many packs each example of the latest pack waited.
     """
 
-    def __init__(self, index: int, reader: Reader, policy: Policy) -> None:
+    def __init__(self, index: int, patience: float, policy: Policy) -> None:
         self.index = index
         self.packs = 0
         self.skipped = 0
         self.has_ended = False
-        self.leaving = Streak(reader.patience)
+        self.leaving = Streak(patience)
         self.waits: list[int] = []
-        self._reader = reader
         self._policy = policy
 
     def next_pack(self) -> list[MessageTree] | None:
         """The trees of the next pack, or ``None`` when the shard is used up."""
+        raise NotImplementedError
+
+    def plan(self) -> Plan | None:
+        """The next pack, which somebody else loads; ``None`` when the shard is used up.
+
+        A shard is asked for plans or for packs, never for both.
+        """
         raise NotImplementedError
 
     def stats(self) -> dict[str, float]:

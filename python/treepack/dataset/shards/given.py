@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from treepack.errors import BudgetError, DatasetError
-from treepack.packing.balance import UNITS, Balance, BalancedOrder
-from treepack.packing.examples import WEIGHTS, weighed
-
-Int64 = npt.NDArray[np.int64]
-Order = Callable[[int], int]
+from treepack.errors import DatasetError
 
 
 class GivenPacks:
@@ -24,26 +19,16 @@ class GivenPacks:
         packs: what `treepack.pack` gives: anything with ``offsets``, integers ``[packs + 1]``, and
             ``members``, integers ``[n]``, the indices of examples. They are shared, not copied.
         length: number of examples of the source.
-        balance: how the packs of a step are dealt to ranks, or ``None`` for none.
-        columns: costs of the source's examples by name, integers ``[length]``, which balancing
-            weighs.
 
     Raises:
         DatasetError: something else, or a member that the source does not have.
 
     Attributes:
         budgets: those that the packs were made for, or ``None`` if they do not say.
-        digest: sixteen hexadecimal digits that other packs do not have, nor the same ones balanced
-            in another way.
+        digest: sixteen hexadecimal digits that other packs do not have.
     """
 
-    def __init__(
-        self,
-        packs: Any,
-        length: int,
-        balance: Balance | None = None,
-        columns: Mapping[str, npt.NDArray[Any]] | None = None,
-    ) -> None:
+    def __init__(self, packs: Any, length: int) -> None:
         self.offsets = _integers(packs, "offsets")
         self.members = _integers(packs, "members")
         steps = np.diff(self.offsets)
@@ -61,39 +46,12 @@ class GivenPacks:
             )
         budgets = getattr(packs, "settings", {}).get("budgets")
         self.budgets: Mapping[str, int] | None = dict(budgets) if budgets else None
-        self.balance = balance
-        self._costs = None if balance is None else self._weigh(columns or {}, balance.weights)
         self.digest = self._digest()
 
-    def ordered(self, order: Order, ranks: int, seed: int) -> Order:
-        """The pack at each position of a training, balanced if packs are.
-
-        Args:
-            order: the pack at each position of the order that packs come in.
-            ranks: among which the packs of a step are dealt.
-            seed: of the order of steps.
-        """
-        if self.balance is None or self._costs is None:
-            return order
-        return BalancedOrder(self._costs, ranks, self.balance, seed, order)
-
-    def _weigh(self, columns: Mapping[str, Any], weights: Mapping[str, float]) -> Int64:
-        unknown = [name for name in self.budgets or () if name not in {**WEIGHTS, **weights}]
-        if unknown:
-            raise BudgetError(
-                f"nothing says what a unit of {unknown} takes to compute; pass "
-                f"Balance(weights={{{unknown[0]!r}: ...}}), or 0 if it takes nothing"
-            )
-        each = weighed({n: column.astype(np.int64) for n, column in columns.items()}, weights)
-        units = np.rint(each * UNITS).astype(np.int64)
-        costs: Int64 = np.add.reduceat(units[self.members], self.offsets[:-1])
-        return costs
-
     def _digest(self) -> str:
-        told = hashlib.sha256(repr(self.balance).encode() if self.balance else b"")
-        for array in (self.offsets, self.members, self._costs):
-            if array is not None:
-                told.update(np.ascontiguousarray(array, "<i8").data)
+        told = hashlib.sha256()
+        for array in (self.offsets, self.members):
+            told.update(np.ascontiguousarray(array, "<i8").data)
         return told.hexdigest()[:16]
 
     def __len__(self) -> int:

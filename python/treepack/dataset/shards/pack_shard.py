@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from treepack.dataset._settings import Policy
-from treepack.dataset.shards.base import Shard
+from treepack.dataset.shards.base import Plan, Shard
 from treepack.dataset.shards.examples import Arrival, Examples
 from treepack.dataset.shards.given import GivenPacks
 from treepack.dataset.shards.readers import Reader
@@ -31,7 +31,8 @@ class PackShard(Shard):
     def __init__(
         self, index: int, reader: Reader, examples: Examples, policy: Policy, packs: GivenPacks
     ) -> None:
-        super().__init__(index, reader, policy)
+        super().__init__(index, reader.patience, policy)
+        self._reader = reader
         self._examples = examples
         self._packs = packs
         self._counters = {"pushed": 0, "packs": 0, "dropped": 0, "alone": 0}
@@ -52,10 +53,36 @@ class PackShard(Shard):
             self._load()
             taken, self._loaded = self._loaded, []
             trees = [tree for _, _, tree in taken]
-            if trees and self._fits(trees, taken[0][0]):
+            if trees and self.fits(trees, taken[0][0]):
                 self.packs += 1
                 self._counters["packs"] += 1
                 return trees
+
+    def plan(self) -> Plan | None:
+        """The next pack, which somebody else loads; ``None`` when the shard is used up."""
+        if not self._read():
+            self.has_ended = True
+            return None
+        self.packs += 1
+        self._counters["packs"] += 1
+        # Nothing was measured: `fits` checks the pack as a whole.
+        entries: list[tuple[Arrival, dict[str, int]]] = [
+            (Arrival(position, member, None), {}) for position, _, member in self._waiting
+        ]
+        self._waiting.clear()
+        if len(entries) == 1:
+            self._count_oversize(entries[0][0].index)
+        return Plan(entries, [])
+
+    def _count_oversize(self, member: int | None) -> None:
+        """Count an example over a budget where all processes see it: before it is loaded."""
+        name = {"drop": "dropped", "alone": "alone"}.get(self._policy.packer["oversize"])
+        try:
+            if name and self._policy.is_over(self._examples.source.measure(member)):
+                self._counters[name] += 1
+        except TreepackError:
+            # It has no costs; if it cannot be loaded either, that is noticed there.
+            return
 
     def stats(self) -> dict[str, float]:
         """Numbers about what did not make it into a row."""
@@ -111,8 +138,16 @@ class PackShard(Shard):
             except TreepackError as error:
                 self._failed(error)
 
-    def _fits(self, trees: list[MessageTree], position: int) -> bool:
-        """Whether a pack may become a row; one of a single example may be over a budget."""
+    def fits(self, trees: list[MessageTree], position: int) -> bool:
+        """Whether a pack may become a row; one of a single example may be over a budget.
+
+        Args:
+            trees: of the pack, as far as they could be loaded.
+            position: of the pack.
+
+        Raises:
+            TreepackError: it may not, and errors are raised.
+        """
         try:
             over = self._over(trees)
         except CostError as error:

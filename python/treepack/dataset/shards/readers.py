@@ -80,7 +80,7 @@ class IndexedReader:
         self.position = position
         self.step = step
         self.measures = hasattr(source, "measure")
-        self.patience = math.inf if end is not None else max(PATIENCE, len(source))
+        self.patience = patience_of(source, end)
 
     def __next__(self) -> Arrival:
         if self.end is not None and self.position >= self.end:
@@ -105,6 +105,11 @@ class IndexedReader:
     def bookmark(self, oldest: int) -> str:  # noqa: ARG002
         """Nothing: an index needs no bookmark."""
         return ""
+
+
+def patience_of(source: Any, end: int | None) -> float:
+    """How many examples of a map-style source may be unusable in succession, before ``end``."""
+    return math.inf if end is not None else max(PATIENCE, len(source))
 
 
 def make_readers(
@@ -155,10 +160,9 @@ def _by_index(
     def drawn(position: int) -> int:
         return chosen(position + skipped, seed, settings.shuffle)
 
-    order = drawn if packs is None else packs.ordered(drawn, settings.find_shard()[1], seed)
     end = None if epochs is None and len(source) else len(source) * (epochs or 1)
     return {
-        shard: IndexedReader(source, order, end, point.position, virtual_shards)
+        shard: IndexedReader(source, drawn, end, point.position, virtual_shards)
         for shard, point in points.items()
     }
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from treepack.dataset._settings import Policy
-from treepack.dataset.shards.base import FATAL, Shard, Streak, log
+from treepack.dataset.shards.base import FATAL, Plan, Shard, Streak, log
 from treepack.dataset.shards.examples import Arrival, CostMismatchError, Examples
 from treepack.dataset.shards.readers import Reader
 from treepack.dataset.state import Key, ShardState, position_of, read_key, saved_key
@@ -35,7 +35,8 @@ class VirtualShard(Shard):
     """
 
     def __init__(self, index: int, reader: Reader, examples: Examples, policy: Policy) -> None:
-        super().__init__(index, reader, policy)
+        super().__init__(index, reader.patience, policy)
+        self._reader = reader
         self._arriving = Streak(reader.patience)
         self._reader_has_ended = False
         self._examples = examples
@@ -69,6 +70,20 @@ class VirtualShard(Shard):
                 self.packs += 1
                 return trees
 
+    def plan(self) -> Plan | None:
+        """The next pack, which somebody else loads; ``None`` when the shard is used up.
+
+        Raises:
+            TreepackError: an example cannot be read, measured or pushed.
+        """
+        if not self._select():
+            self.has_ended = True
+            return None
+        self.packs += 1
+        entries = [self._held.pop(key) for key in self._selected]
+        self._selected.clear()
+        return Plan(entries, self.waits)
+
     def stats(self) -> dict[str, float]:
         """Numbers about the pool and about what did not make it into a pack."""
         counters = self._packer.counters
@@ -80,6 +95,7 @@ class VirtualShard(Shard):
             "alone": float(counters["alone"]),
             "skipped": float(self.skipped),
             "split": float(self._split),
+            "parts": float(self._parts),
             "truncated": float(self._truncated),
         }
 
