@@ -174,6 +174,34 @@ class MessageTree:
         """Index of each node's parent, depth first; -1 for the root."""
         return [parent for _, parent in self.nodes()]
 
+    def branch_lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of each branch, and how many of them it shares with the branch before.
+
+        A branch goes from below the root to a leaf. The tokens of some branches together are the
+        sum of the first numbers less that of the second ones, if they stand one after the other.
+
+        Returns:
+            Two numbers for each leaf, in the order of `nodes`; none for a tree of one node.
+
+        Example:
+            >>> shared = MessageTree([3], children=[MessageTree([4, 5]), MessageTree([6])])
+            >>> MessageTree([1, 2], children=[shared, MessageTree([7])]).branch_lengths()
+            ([3, 2, 1], [0, 1, 0])
+        """
+        lengths, shared = [], []
+        common = 0
+        stack = [(child, 0) for child in reversed(self.children)]
+        while stack:
+            node, above = stack.pop()
+            common = min(common, above)
+            length = above + len(node.tokens)
+            if not node.children:
+                lengths.append(length)
+                shared.append(common)
+                common = length
+            stack += [(child, length) for child in reversed(node.children)]
+        return lengths, shared
+
     @property
     def n_tokens(self) -> int:
         """Tokens of the whole tree."""

@@ -21,9 +21,10 @@ PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 def written(example):
     """The branches of an example as the page writes them."""
-    for turns, role in zip(example.branches, example.roles, strict=True):
+    for n, (turns, role) in enumerate(zip(example.branches, example.roles, strict=True)):
         weight = turns[0].weight
         notes = [role] if role else [f"weight {weight}"] if weight != 1 else []
+        notes += [f"{name} {numbers[n]}" for name, numbers in example.channels.items()]
         yield " | ".join(f"{t.question} -> {t.answer}" for t in turns) + "".join(
             f" ({note})" for note in notes
         )
@@ -55,7 +56,8 @@ def test_the_code_runs(tmp_path, monkeypatch):
     Path("points.jsonl").write_text(json.dumps(point))
     names = {"tp": tp}
     exec(PYTHON[0], names)
-    assert len(names["source"]) == 2  # all of them show one cat, one of them with a system text
+    # All of them show one cat, one of them with a system text, and one with rewards.
+    assert len(names["source"]) == 3
     exec(PYTHON[1], names)
     assert names["source"][0].branches[0][0].answer == '<point x="1.0" y="2.2"/>'
 

@@ -133,9 +133,8 @@ class _Check:
                 alone, plain, alone_loss = self._alone(gradients)
                 theirs = _taken(self.model) if gradients else None
         scale = max(logits.abs().max().item() for logits in alone)
-        ends = torch.tensor([len(each) for each in alone]).cumsum(0)[:-1]
-        pairs = zip(self.paths, packed.tensor_split(ends), alone, strict=True)
-        errors = [(path.name, _far(a, b) / scale) for path, a, b in pairs]
+        pairs = zip(self.paths, alone, strict=True)
+        errors = [(path.name, _far(packed[path.targets], b) / scale) for path, b in pairs]
         return ExactReport(
             logits=max(error for _, error in errors),
             loss=abs(float(loss - alone_loss)) / max(abs(float(alone_loss)), 1e-30),

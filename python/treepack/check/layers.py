@@ -86,10 +86,5 @@ def _outputs(model: Any) -> Iterator[Outputs]:
 
 def _places(mask: Any, path: Path) -> Any:
     """Where the tokens of a path stand in the row, int64 ``[n]``."""
-    start, end = int(mask.node_start[path.node]), int(mask.node_end[path.node])
-    own = np.arange(start, end)
-    if len(own) == len(path.tokens):
-        return own
-    parent = int(np.flatnonzero(mask.node_example == mask.node_example[path.node])[0])
-    root = np.arange(int(mask.node_start[parent]), int(mask.node_end[parent]))
-    return np.concatenate([root, own])
+    bounds = [(int(mask.node_start[node]), int(mask.node_end[node])) for node in path.nodes]
+    return np.concatenate([np.arange(start, end) for start, end in bounds])

@@ -27,7 +27,8 @@ class Path(NamedTuple):
         end_target: what follows the last token, or ``None``.
         weights: float32 of each of its own tokens and of the end target.
         inputs: what the stock model is given, by name.
-        node: which node of the row ends it.
+        nodes: which nodes of the row it goes through, the root first.
+        targets: int64, which targets of the row are its own.
     """
 
     name: str
@@ -36,18 +37,31 @@ class Path(NamedTuple):
     end_target: int | None
     weights: npt.NDArray[np.float32]
     inputs: dict[str, torch.Tensor]
-    node: int
+    nodes: list[int]
+    targets: Int64
 
 
 def fully_trained(tree: MessageTree, weight: float) -> MessageTree:
-    """The same example with every token of every branch as a target, so that each is compared."""
-    tree = copy.copy(tree)
-    tree.children = tuple(
-        fully_trained(child, weight + place / 2) for place, child in enumerate(tree.children)
-    )
-    if not tree.children:
-        tree.labels, tree.weight = tree.tokens.copy(), weight
-    return tree
+    """The same example with every token of every branch as a target, so that each is compared.
+
+    Each branch has a weight of its own, and what several share has the sum of theirs.
+    """
+    parents = tree.parents
+    nodes = [copy.copy(node) for node, _ in tree.nodes()]
+    weights = [0.0] * len(nodes)
+    for place, leaf in enumerate(_leaves(parents)):
+        while leaf >= 0:
+            weights[leaf] += weight + place / 2
+            leaf = parents[leaf]
+    children: list[list[MessageTree]] = [[] for _ in nodes]
+    for number in reversed(range(len(nodes))):
+        node, parent = nodes[number], parents[number]
+        node.children = tuple(reversed(children[number]))
+        if parent >= 0 or not node.children:
+            node.labels, node.weight = node.tokens.copy(), weights[number]
+        if parent >= 0:
+            children[parent].append(node)
+    return nodes[0]
 
 
 def paths_of(
@@ -55,24 +69,62 @@ def paths_of(
 ) -> Iterator[Path]:
     """Every path of the examples, in the order of the row.
 
+    Args:
+        family: of the model.
+        examples: the conversations.
+        trees: those of the examples, as `fully_trained` gives them.
+
     Raises:
         AssertionError: the tokens of a path are not those that the processor gives the whole
             conversation; the message names the first that differs.
     """
-    node = 0
+    node, target = 0, 0
     for example, tree in zip(examples, trees, strict=True):
-        for place, leaf in enumerate(tree.children or [tree]):
-            is_branch = leaf is not tree
-            tokens = np.concatenate([tree.tokens, leaf.tokens]) if is_branch else tree.tokens
-            name = f"{example_name(example.key)}, branch {place}"
-            ends = [] if leaf.end_target is None else [leaf.end_target]
-            first = len(tree.tokens) if is_branch else 1
-            weights = np.full(len(tokens) - first + len(ends), leaf.weight, np.float32)
-            inputs = _inputs(family, example, tree, place, tokens, name, ends)
-            yield Path(
-                name, tokens, first, leaf.end_target, weights, inputs, node + place + is_branch
-            )
-        node += 1 + len(tree.children)
+        order = family.outline(example).order
+        starts = _target_starts(tree, target)
+        for place, own in enumerate(_node_paths(tree.parents)):
+            number = order[place] if order else place
+            yield _path(family, example, tree, number, [own, starts, node])
+        node, target = node + len(starts) - 1, starts[-1]
+
+
+def _path(
+    family: Family, example: Conversations, tree: MessageTree, number: int, place: list[Any]
+) -> Path:
+    own, starts, node = place
+    nodes = [node for node, _ in tree.nodes()]
+    name = f"{example_name(example.key)}, branch {number}"
+    leaf, tokens = nodes[own[-1]], np.concatenate([nodes[n].tokens for n in own])
+    ends = [] if leaf.end_target is None else [leaf.end_target]
+    first = len(tree.tokens) if len(own) > 1 else 1
+    # What it shares has the weight of several; alone it has that of its leaf.
+    weights = np.full(len(tokens) - first + len(ends), leaf.weight, np.float32)
+    targets = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in own])
+    inputs = _inputs(family, example, tree, number, tokens, name, ends)
+    row_nodes = [node + n for n in own]
+    return Path(name, tokens, first, leaf.end_target, weights, inputs, row_nodes, targets)
+
+
+def _leaves(parents: Sequence[int]) -> list[int]:
+    return sorted(set(range(len(parents))) - set(parents))
+
+
+def _node_paths(parents: Sequence[int]) -> Iterator[list[int]]:
+    """For each leaf the nodes from the root to it."""
+    for leaf in _leaves(parents):
+        path = [leaf]
+        while parents[path[-1]] >= 0:
+            path.append(parents[path[-1]])
+        yield path[::-1]
+
+
+def _target_starts(tree: MessageTree, first: int) -> list[int]:
+    """Number of the first target of each node, and of that behind the last one."""
+    starts = [first]
+    for node, parent in tree.nodes():
+        labels = 0 if node.labels is None else len(node.labels) - (parent < 0)
+        starts.append(starts[-1] + labels + (node.end_target is not None))
+    return starts
 
 
 def _inputs(

@@ -41,6 +41,7 @@ from treepack.families.chat_format import ChatFormat, MeasuredBranch, Written, t
 from treepack.families.options import Options, checked_options, cut_clip, sample_frames
 from treepack.families.roots import LoadedRoot, MeasuredRoot, Outline
 from treepack.families.row_inputs import RowInputs
+from treepack.families.sharing import grow, may_share, told
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.images import image_size
 from treepack.sources.media import cut, show
@@ -231,6 +232,8 @@ class Family(RowInputs, ABC):
             conversations: the example.
         """
         root = self.measure_root(conversations, self._see(conversations))
+        if may_share(conversations):
+            return self._outline_of_shared(conversations, root)
         branches = self.measure_branches(conversations)
         lengths = tuple([branch.n_tokens for branch in branches])
         costs = {"tokens": root.n_tokens + sum(lengths), **root.costs}
@@ -239,6 +242,15 @@ class Family(RowInputs, ABC):
             # Nothing predicts the first token.
             targets -= sum([branch.begins_trained for branch in branches])
         return Outline(costs, root.n_tokens, lengths, targets, root.runs)
+
+    def _outline_of_shared(self, conversations: Conversations, root: MeasuredRoot) -> Outline:
+        """The same of conversations some of which begin alike."""
+        grown = grow(conversations, self.branches(conversations))
+        tree = MessageTree([0] * root.n_tokens, children=grown.children)
+        lengths, shared = tree.branch_lengths()
+        costs = {"tokens": tree.n_tokens, **root.costs}
+        outline = Outline(costs, root.n_tokens, tuple(lengths), _targets_below(tree), root.runs)
+        return outline._replace(shared=tuple(shared), order=grown.order)
 
     def load(self, conversations: Conversations) -> MessageTree:
         """The tree of an example with its pixels; it costs exactly what `measure` says.
@@ -256,14 +268,11 @@ class Family(RowInputs, ABC):
                 **_one_node(root.tokens, branches[0]),
                 key=key,
                 costs=made.costs,
-                role=conversations.roles[0],
+                **told(conversations, 0),
             )
         return MessageTree(
             root.tokens,
-            children=[
-                MessageTree(**written._asdict(), role=role)
-                for written, role in zip(branches, conversations.roles, strict=True)
-            ],
+            children=grow(conversations, branches).children,
             key=key,
             image_runs=root.runs,
             media=made.media,
@@ -340,6 +349,18 @@ class Family(RowInputs, ABC):
         frames = sample_frames(self.processor.video_processor, clip, options) + first
         seconds = (frames - first * self.clip_counts_from_zero) / rate
         return Seen(medium, options, name, clip.height, clip.width, clip, frames, seconds)
+
+
+def _targets_below(tree: MessageTree) -> int:
+    """Tokens below the root that are trained on; each but those that nothing predicts."""
+    found, depths = 0, [len(tree.tokens)]
+    for node, parent in list(tree.nodes())[1:]:
+        above = depths[parent]
+        depths.append(above + len(node.tokens))
+        if node.labels is not None:
+            found += int(np.count_nonzero(node.labels[above == 0 :] != IGNORE))
+        found += node.end_target is not None
+    return found
 
 
 def _one_node(root: Int64, written: Written) -> dict[str, Any]:

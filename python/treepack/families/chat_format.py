@@ -82,12 +82,15 @@ class Written(NamedTuple):
         labels: ``[n]``, the token where it is trained on, else -100.
         weight: loss weight of all labels, or float32 ``[n]`` where turns differ.
         end_target: the end of the last turn, or ``None`` if that turn is not trained on.
+        cuts: places behind each question, with the markup up to its answer, and behind each answer:
+            as far as these conversations may share what they begin with. None shares nothing.
     """
 
     tokens: list[int]
     labels: list[int]
     weight: float | npt.NDArray[np.float32]
     end_target: int | None
+    cuts: tuple[int, ...] = ()
 
 
 class MeasuredBranch(NamedTuple):
@@ -192,6 +195,7 @@ class ChatWriter:
         tokens: list[int] = []
         labels: list[int] = []
         starts: list[int] = []
+        cuts: list[int] = []
 
         def write(ids: list[int], is_trained: bool = False) -> None:
             tokens.extend(ids)
@@ -207,9 +211,12 @@ class ChatWriter:
                 write(self.markup(self.chat.user))
             write(next(said))
             write(self.markup(self.chat.assistant))
+            cuts.append(len(tokens))
             write(next(said), is_trained=turn.weight != 0)
+            cuts.append(len(tokens))
         weights = weights_of(turns, [*starts, len(tokens)])
-        return Written(tokens, labels, weights, self.end if turns[-1].weight else None)
+        end = self.end if turns[-1].weight else None
+        return Written(tokens, labels, weights, end, tuple(cuts))
 
     def _end(self) -> int:
         if self.chat.end is None:

@@ -62,9 +62,12 @@ class Outline(NamedTuple):
     Attributes:
         costs: by name, as ``measure`` gives them.
         root: tokens of the root.
-        branches: tokens of each branch.
+        branches: tokens of each branch, from the root to its leaf, in the order of the leaves.
         targets: tokens that are trained on.
         runs: image runs of the root, as in `MeasuredRoot`.
+        shared: for each branch how many tokens it has in common with the one before; empty where
+            no branch shares any.
+        order: for each branch the number of its conversation; empty where they are in order.
     """
 
     costs: dict[str, int]
@@ -72,6 +75,8 @@ class Outline(NamedTuple):
     branches: tuple[int, ...]
     targets: int
     runs: Int64 | None
+    shared: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
 
 
 class LoadedRoot(NamedTuple):

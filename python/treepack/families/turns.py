@@ -112,6 +112,7 @@ class TurnWriter:
         tokens: list[int] = []
         labels: list[int] = []
         starts: list[int] = []
+        cuts: list[int] = []
 
         def put(ids: list[int], is_trained: bool = False) -> None:
             tokens.extend(ids)
@@ -127,10 +128,12 @@ class TurnWriter:
                 starts.append(0)
             put(next(said))
             put(self.markup(markup.between[place]))
+            cuts.append(len(tokens))
             put(next(said), is_trained=turn.weight != 0)
+            cuts.append(len(tokens))
         end = self._after(markup.after[-1])[0] if turns[-1].weight else None
         weights = weights_of(turns, [*starts, len(tokens)])
-        return Written(tokens, labels, weights, end)
+        return Written(tokens, labels, weights, end, tuple(cuts))
 
     def whole(self, conversations: Conversations, turns: Sequence[Turn]) -> str:
         """One conversation as text, with media as their placeholders."""

@@ -274,14 +274,27 @@ def _tell_topologies(data: PackedDataset, args: Any) -> None:
     )
 
 
+BAD = ("rejected", "bad")
+"""Roles of answers that no model should learn to give."""
+
+
 def _reject_preferences(inputs: Any) -> None:
     row = inputs.get("treepack")
-    rejected = [] if row is None or row.roles is None else row.nodes_of("rejected")
-    if len(rejected):
+    if row is None:
+        return
+    bad = [role for role in row.roles or () if role in BAD]
+    if bad:
         raise BatchError(
-            f"the row has {len(rejected)} rejected answers (keys {row.keys!r:.200}), and the loss "
-            "of PackedTrainer would train on them as on good ones; override compute_loss with a "
-            "preference loss (docs/guide/trainers.md), or leave 'rejected' out of the records"
+            f"the row has {len(bad)} answers that are {' or '.join(sorted(set(bad)))} (keys "
+            f"{row.keys!r:.200}), and the loss of PackedTrainer would train on them as on good "
+            "ones; override compute_loss with a preference loss (docs/guide/rl.md), or leave them "
+            "out of the records"
+        )
+    if row.channels:
+        raise BatchError(
+            f"the row has the channels {sorted(row.channels)} (keys {row.keys!r:.200}), which the "
+            "loss of PackedTrainer does not read; override compute_loss with a loss that does "
+            "(docs/guide/rl.md), or leave them out of the records"
         )
 
 

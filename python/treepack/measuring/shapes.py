@@ -39,8 +39,9 @@ def shape_of_outline(outline: Outline, bidirectional: str) -> Shape | None:
     if ahead is None:
         return None
     pairs = _triangle(outline.root) + ahead
-    for n in outline.branches:
-        pairs += _triangle(n) + n * outline.root
+    shared = outline.shared or (0,) * len(outline.branches)
+    for n, common in zip(outline.branches, shared, strict=True):
+        pairs += _triangle(n) - _triangle(common) + (n - common) * outline.root
     return Shape(len(outline.branches), outline.targets, pairs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -45,10 +45,13 @@ class Conversations:
         roles: what each branch is to a loss, such as ``"chosen"`` and ``"rejected"`` of a
             preference, or ``None``; one for each branch, by default ``None`` for all. The n-th
             chosen branch goes with the n-th rejected one.
+        channels: numbers that a loss of your own reads, by name one for each branch, such as
+            ``{"advantage": [0.5, -1.0]}``; see `treepack.MessageTree`.
+        response_ids: what you call each branch; by default its number.
 
     Raises:
         DataError: no branches, a branch without turns, what is no turn or no medium, or not one
-            text for each of the media and one role for each branch.
+            text for each of the media, and one role, number and id for each branch.
 
     Source:
         Branches as one image's annotations: Molmo2, arXiv 2601.10611.
@@ -65,6 +68,8 @@ class Conversations:
     system: str = ""
     key: Any = None
     roles: Sequence[str | None] = ()
+    channels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    response_ids: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         name = example_name(self.key)
@@ -75,14 +80,13 @@ class Conversations:
         texts = _items("texts", self.texts, name) or ("",) * len(media)
         if len(texts) != len(media):
             raise DataError(f"{name}: {len(texts)} texts for {len(media)} media; give one for each")
-        roles = _items("roles", self.roles, name) or (None,) * len(branches)
-        if len(roles) != len(branches):
-            raise DataError(
-                f"{name}: {len(roles)} roles for {len(branches)} branches; give one for each"
-            )
+        n = len(branches)
+        roles = _for_each("roles", self.roles, n, name) or (None,) * n
+        ids = _for_each("response_ids", self.response_ids, n, name) or tuple(range(n))
+        channels = _channels(self.channels, n, name)
         fields = {"branches": branches, "media": media, "texts": texts, "roles": roles}
-        for field, value in fields.items():
-            object.__setattr__(self, field, value)
+        for key, value in {**fields, "channels": channels, "response_ids": ids}.items():
+            object.__setattr__(self, key, value)
 
     @property
     def rows(self) -> Sequence[Sequence[Turn]]:
@@ -94,10 +98,32 @@ class Conversations:
         return f"Conversations(key={self.key!r}, media={kinds}, branches={len(self.branches)})"
 
 
-def _items(field: str, value: Any, name: str) -> tuple[Any, ...]:
+def _items(what: str, value: Any, name: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise DataError(f"{name}: {field} is a {type(value).__name__}; it must be a list")
+        raise DataError(f"{name}: {what} is a {type(value).__name__}; it must be a list")
     return tuple(value)
+
+
+def _for_each(what: str, value: Any, branches: int, name: str) -> tuple[Any, ...]:
+    items = _items(what, value, name)
+    if items and len(items) != branches:
+        raise DataError(f"{name}: {len(items)} {what} for {branches} branches; give one for each")
+    return items
+
+
+def _channels(value: Any, branches: int, name: str) -> dict[str, tuple[float, ...]]:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{name}: channels is a {type(value).__name__}; it must be a dict by name")
+    found = {}
+    for key, given in value.items():
+        numbers = _for_each(f"numbers of channel {key!r}", given, branches, name)
+        if not numbers or not all(isinstance(x, Real) and math.isfinite(x) for x in numbers):
+            raise DataError(
+                f"{name}: channel {key!r} must have a finite number for each branch, got "
+                f"{shown(given)}"
+            )
+        found[key] = tuple(map(float, numbers))
+    return found
 
 
 def _turns(branch: Any, name: str) -> tuple[Turn, ...]:
@@ -267,6 +293,8 @@ def read_record(raw: Mapping[str, Any], name: str) -> Conversations:
 
 
 def _example(record: Record, name: str) -> Conversations:
+    # Those of all its branches: records that have others are of another example.
+    names = record.channels[0]
     return Conversations(
         branches=record.branches,
         media=record.media,
@@ -274,4 +302,5 @@ def _example(record: Record, name: str) -> Conversations:
         system=record.system,
         key=record.key or name,
         roles=record.roles,
+        channels={channel: [numbers[channel] for numbers in record.channels] for channel in names},
     )

@@ -110,7 +110,7 @@ def test_plain_words_where_the_tokenizer_knows_no_chatml():
     plain = byte_tokenizer(chat=[], eos_token="<eos>")
     assert suitable_format(plain) is PLAIN
     writer = ChatWriter(plain, PLAIN)
-    tokens, labels, _, _ = writer.turns([("a", "b"), ("c", "d")], is_open=False)
+    tokens, labels, *_ = writer.turns([("a", "b"), ("c", "d")], is_open=False)
     assert plain.decode(tokens) == "User: a\nAssistant:\nb<eos>\nUser: c\nAssistant:\nd"
     assert plain.decode([label for label in labels if label >= 0]) == "b<eos>d"
 
@@ -124,8 +124,8 @@ def test_texts_at_once_are_each_as_alone(name):
     assert family.writer.texts(said) == alone
     assert [family.writer.texts([text])[0] for text in said] == alone
     pairs = [[(question, "ok")] for question in said]
-    together = family.load(tp.Conversations(pairs, [("image", photo(1))], key="k"))
-    for pair, branch in zip(pairs, together.children, strict=True):
+    together = family.branches(tp.Conversations(pairs, [("image", photo(1))], key="k"))
+    for pair, branch in zip(pairs, together, strict=True):
         (one,) = family.load(tp.Conversations([pair], [("image", photo(1))], key="k")).children
         assert np.array_equal(branch.tokens, one.tokens)
         assert np.array_equal(branch.labels, one.labels)
@@ -190,8 +190,10 @@ def test_an_answer_and_its_end_have_the_weight_of_their_turn(name, case, with_im
     family = find(name)
     assert targets(family, Conversations([turns], shown)) == wanted
     plain = [turn[:2] for turn in turns]
-    siblings = Conversations([plain, turns, plain], shown)
-    n = len(targets(family, Conversations([plain], shown)))
+    # Siblings with another first question: those with the same one would share it.
+    others = [[(f"{first}{turn[0]}", turn[1]) for turn in plain] for first in "xy"]
+    siblings = Conversations([others[0], turns, others[1]], shown)
+    n = len(targets(family, Conversations([others[0]], shown)))
     assert targets(family, siblings)[n:-n] == wanted, "whatever its siblings are"
 
 

@@ -159,6 +159,28 @@ def test_a_preference_is_two_branches_that_know_which_is_better(form):
     assert both.roles == ("chosen", "rejected") * 2
 
 
+@pytest.mark.parametrize("prompt", [Q, [{"role": "user", "content": Q}]])
+def test_several_responses_are_branches_with_numbers(prompt):
+    record = {"prompt": prompt, "responses": [A, "A dog."], "rewards": [1, -0.5], "scores": [2, 3]}
+    example = read_record(record, "r")
+    assert example.branches == (((Q, A, 1.0),), ((Q, "A dog.", 1.0),))
+    assert example.channels == {"reward": (1.0, -0.5), "score": (2.0, 3.0)}
+
+
+def test_records_with_numbers_share_no_tree_with_records_without():
+    plain = {"image": "a.jpg", "question": Q, "answer": A}
+    rated = {"image": "a.jpg", "prompt": Q, "completions": [A], "advantages": [0.5]}
+    source = tp.group_conversations([plain, rated, plain, rated])
+    assert [len(each.branches) for each in source] == [2, 2]
+    assert [dict(each.channels) for each in source] == [{}, {"advantage": (0.5, 0.5)}]
+
+
+@pytest.mark.parametrize(("label", "role"), [(True, "good"), (False, "bad"), (None, None)])
+def test_a_label_says_whether_the_answer_is_good(label, role):
+    example = read_record({"prompt": Q, "completion": A, "label": label}, "r")
+    assert example.roles == (role,)
+
+
 def test_captions_answer_an_empty_question():
     assert branches(image="a.jpg", caption=A) == [[("", A, 1.0)]]
     assert branches(image="a.jpg", captions=[A, None, "Fur."]) == [
@@ -238,7 +260,11 @@ REJECTED = {
     "tokens": ({"input_ids": [1, 2]}, "make a MessageTree"),
     "half a preference": ({"prompt": Q, "chosen": A}, "write 'rejected' beside"),
     "texts of a preference": ({"chosen": A, "rejected": A}, "write it in 'prompt'"),
-    "unpaired": ({"prompt": Q, "completion": A, "label": False}, "marks the answer"),
+    "label": ({"prompt": Q, "completion": A, "label": "no"}, "must be true for a good answer"),
+    "one response": ({"prompt": Q, "responses": A}, "must be a list of answers"),
+    "both": ({"prompt": Q, "responses": [A], "completions": [A]}, "leave one"),
+    "rewards": ({"prompt": Q, "responses": [A], "rewards": [1, 2]}, "list of 1 finite numbers"),
+    "a reward": ({"prompt": Q, "responses": [A], "rewards": ["x"]}, "list of 1 finite numbers"),
     "swift preference": ({**ONE_TURN["ms-swift"], "rejected_response": "x"}, "write 'prompt'"),
     "choices": ({"question": Q, "choices": ["a", "b"], "answer": "a"}, "write it into the quest"),
     "number": ({"question": Q, "answer": 1}, "must be a text or a list of texts, got 1"),
@@ -263,7 +289,8 @@ def test_what_is_not_read_says_what_to_write(case):
 
 
 def test_every_format_is_in_these_tests():
-    tried = [*ONE_TURN.values(), *PREFERENCES.values(), {"caption": A}]
+    others = [{"caption": A}, {"prompt": Q, "responses": [A]}]
+    tried = [*ONE_TURN.values(), *PREFERENCES.values(), *others]
     fields = {field for record in tried for field in record}
     for module in formats().values():
         assert all(fields.intersection(group) for group in module.FIELDS)

@@ -6,6 +6,7 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from numbers import Real
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,7 @@ class Record(NamedTuple):
         branches: the conversations; the first question is what stands behind the media.
         roles: what each conversation is to a loss, such as ``"chosen"``, or ``None``.
         system: instruction that precedes everything.
+        channels: numbers of each conversation, by name.
     """
 
     key: str | None
@@ -82,6 +84,7 @@ class Record(NamedTuple):
     branches: tuple[tuple[Turn, ...], ...]
     roles: tuple[str | None, ...]
     system: str
+    channels: tuple[Mapping[str, float], ...]
 
 
 class Said(NamedTuple):
@@ -100,6 +103,7 @@ class Said(NamedTuple):
     role: str | None = None
     weight: float = 1.0
     is_tagged: bool = True
+    channels: Mapping[str, float] = MappingProxyType({})
 
 
 QUESTIONS = frozenset({"prompt", "question", "query", "instruction"})
@@ -140,6 +144,17 @@ def number_of(value: Any) -> float | None:
         >>> number_of(True), number_of(10**400), number_of("3")
         (1.0, None, None)
     """
+    number = finite_of(value)
+    return None if number is None or number < 0 else number
+
+
+def finite_of(value: Any) -> float | None:
+    """A finite number of the data, of any sign; ``None`` if it is none.
+
+    Example:
+        >>> finite_of(-0.5), finite_of(float("nan"))
+        (-0.5, None)
+    """
     if isinstance(value, np.bool_):
         return float(value)
     if not isinstance(value, Real):
@@ -148,7 +163,7 @@ def number_of(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if 0 <= number < math.inf else None
+    return number if math.isfinite(number) else None
 
 
 def plain_lists(value: Any) -> Any:

@@ -117,6 +117,7 @@ class RecordReader:
             (dialogue.turns,),
             (said.role,),
             dialogue.system,
+            (said.channels,),
         )
 
     def _place_texts(self, dialogue: Dialogue, media: int) -> Dialogue:
@@ -153,7 +154,8 @@ def group_of(record: Record, name: str, by_question: bool = False) -> bytes:
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     question = (record.branches[0][0].question,) if by_question else ()
-    text = repr((record.system, media, record.texts, *question))
+    channels = sorted(record.channels[0])
+    text = repr((record.system, media, record.texts, *question, *channels))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -170,6 +172,7 @@ def join_records(records: list[Record]) -> Record:
     return records[0]._replace(
         branches=tuple(branch for record in records for branch in record.branches),
         roles=tuple(role for record in records for role in record.roles),
+        channels=tuple(numbers for record in records for numbers in record.channels),
     )
 
 

@@ -13,7 +13,7 @@ _TOOLS = "calls of tools are not written for any model; write them as text, or l
 _THINKING = "thoughts are not written for any model; put them into the answer as the model does"
 _SAMPLING = "set it in the processor; of sizes a record can say 'min_pixels' and 'max_pixels'"
 _PREFERENCE = "write 'prompt', 'chosen' and 'rejected'"
-_UNPAIRED = "answers marked good or bad are not read; leave the bad ones out, or pair them: "
+_UNPAIRED = "write 'prompt', 'completion' and 'label', true or false"
 
 _WEIGHT = "what counts is 'weight', of the record or of an answer; write 0 for no training"
 _MASK = "write 'loss': false where an answer is not to be trained on"
@@ -32,7 +32,7 @@ RECORD = {
     "rejected_response": _PREFERENCE,
     "rejected_messages": _PREFERENCE,
     "rejected_images": _PREFERENCE,
-    "kto_tag": _UNPAIRED + _PREFERENCE,
+    "kto_tag": _UNPAIRED,
     **dict.fromkeys(("chat_template", "chat_template_kwargs"), _CHAT),
 }
 """Fields of a record."""
