@@ -180,7 +180,7 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         found = find_family(processor, family, chat, budgets)
         if costs is not None:
             source = check_table(costs, found).attach(source)
-        check_balance(balance, source, budgets, requeues)
+        check_balance(balance, source, budgets, requeues, splits, transform)
         if balance is not None:
             # All shards are in every process, so that nobody owns one; packs need none.
             virtual_shards = (None if given else virtual_shards) or 1

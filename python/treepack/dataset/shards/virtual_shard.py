@@ -12,6 +12,7 @@ from treepack.dataset.shards.examples import Arrival, CostMismatchError, Example
 from treepack.dataset.shards.readers import Reader
 from treepack.dataset.state import Key, ShardState, position_of, read_key, saved_key
 from treepack.errors import OversizeError, TreepackError
+from treepack.packing.splitting import split_hint
 from treepack.tree import MessageTree
 
 Cost = dict[str, int]
@@ -254,6 +255,8 @@ class VirtualShard(Shard):
         except TreepackError as error:
             # The packer knows the example by its position; the user by its key.
             text = str(error).replace(f"example {arrival.key}", f"example {arrival.name!r}", 1)
+            if isinstance(error, OversizeError) and not self._policy.splits:
+                text += split_hint(self._examples.count_branches(arrival))
             raise type(error)(text) from None
 
     def _load_selected(self) -> None:
