@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from treepack.errors import DatasetError
 from treepack.packing.splitting import Stretches
+from treepack.sources.costs.shared import SharedArrays
 
 
 class GivenPacks:
@@ -51,12 +52,25 @@ class GivenPacks:
         budgets = getattr(packs, "settings", {}).get("budgets")
         self.budgets: Mapping[str, int] | None = dict(budgets) if budgets else None
         self.has_parts = getattr(packs, "part_offsets", None) is not None
-        self._parts = (
+        self._parts: tuple[npt.NDArray[np.integer[Any]], ...] = (
             (_integers(packs, "part_offsets"), _integers(packs, "part_ends"))
             if self.has_parts
             else ()
         )
         self.digest = self._digest()
+        # What workers are sent, made when the first one is.
+        self._shared: SharedArrays | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._shared is None:
+            parts = dict(zip(("part_offsets", "part_ends"), self._parts, strict=False))
+            self._shared = SharedArrays({"offsets": self.offsets, "members": self.members, **parts})
+        return {**self.__dict__, "offsets": None, "members": None, "_parts": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.offsets, self.members, *parts = state["_shared"].arrays.values()
+        self._parts = tuple(parts)
 
     def _digest(self) -> str:
         told = hashlib.sha256()

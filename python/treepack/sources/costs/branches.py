@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,20 @@ class Branches:
         joined = [p.is_joined for p in parts]
         tokens = [p.tokens for p in parts]
         return cls(np.cumsum(counts), np.concatenate(tokens), np.concatenate(joined))
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays that it is made of, by name."""
+        found: dict[str, npt.NDArray[Any]] = {"offsets": self.offsets, "tokens": self.tokens}
+        return found if self.joined is None else {**found, "joined": self.joined}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Branches:
+        """The same of its arrays, unchecked; others among them are left alone."""
+        made = cls.__new__(cls)
+        made.offsets, made.tokens = arrays["offsets"], arrays["tokens"]
+        made.joined = arrays.get("joined")
+        return made
 
     @property
     def is_joined(self) -> npt.NDArray[np.bool_]:

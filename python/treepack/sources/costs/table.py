@@ -12,6 +12,7 @@ import numpy.typing as npt
 from treepack.errors import CostError, DatasetError
 from treepack.sources.costs.branches import Branches, Lengths
 from treepack.sources.costs.parquet import write_parquet
+from treepack.sources.costs.shared import SharedArrays
 from treepack.sources.protocol import OrderedSource, is_map_style, load_example
 
 UNKNOWN = -1
@@ -86,6 +87,8 @@ class CostTable:
                 f"there are branches of {len(branches)} examples and costs of {self._n}"
             )
         self.branches = branches if branches is None or order is None else branches.take(order)
+        # What workers are sent, made when the first one is.
+        self._shared: SharedArrays | None = None
         self._gaps = frozenset(self.unmeasured.tolist())
 
     @property
@@ -113,6 +116,22 @@ class CostTable:
         if index in self._gaps:
             reason = self.reasons.get(index, "it could not be measured when the table was made")
             raise CostError(f"example {index}: the table has no costs of it: {reason}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        arrays = {f"cost {place}": self._columns[name] for place, name in enumerate(self.names)}
+        if self.branches is not None:
+            arrays |= self.branches.arrays
+        if self._shared is None:
+            self._shared = SharedArrays(arrays)
+        return {**self.__dict__, "_columns": None, "branches": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        arrays = state["_shared"].arrays
+        places = enumerate(self.names)
+        self._columns = {name: arrays[f"cost {place}"] for place, name in places}
+        if "offsets" in arrays:
+            self.branches = Branches.of_arrays(arrays)
 
     def __repr__(self) -> str:
         unmeasured = len(self.unmeasured)
