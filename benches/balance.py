@@ -82,7 +82,7 @@ def dealing(costs: np.ndarray, ranks: int, balance: tp.Balance) -> float:
 
 def main() -> None:
     print(machine.describe())
-    count = STEPS * max(RANKS) * 4
+    count = STEPS * max(RANKS)
     columns = mixture(count)
     names = [f"{b.accumulate} x, window {b.window}, {b.sync}" for b in WAYS]
     for ahead in (False, True):

@@ -61,7 +61,7 @@ class Balance:
         ...     for rank in range(2)
         ... ]
         >>> [[int(row["treepack"].stats["tokens"]) for row in rank] for rank in ranks]
-        [[9, 8, 7], [9, 9]]
+        [[9, 6, 9], [9, 9]]
     """
 
     accumulate: int = 1

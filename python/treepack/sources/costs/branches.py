@@ -52,7 +52,15 @@ class Branches:
 
     @classmethod
     def of(cls, examples: Iterable[Lengths]) -> Branches:
-        """Those of some examples, in order."""
+        """Those of some examples, in order.
+
+        Args:
+            examples: of each what ``branches[i]`` gives.
+
+        Example:
+            >>> Branches.of([([20, 9], None), ([], None)])[0]
+            ([20, 9], None)
+        """
         found = list(examples)
         offsets = np.cumsum([0, *(len(tokens) for tokens, _ in found)])
         tokens = [n for each, _ in found for n in each]
@@ -61,7 +69,15 @@ class Branches:
 
     @classmethod
     def joining(cls, parts: Sequence[Branches]) -> Branches:
-        """Those of several pieces, one behind the other."""
+        """Those of several pieces, one behind the other.
+
+        Args:
+            parts: one at least.
+
+        Example:
+            >>> Branches.joining([Branches([0, 1], [20]), Branches([0, 2], [9, 4])])[1]
+            ([9, 4], None)
+        """
         counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(p.offsets) for p in parts)])
         joined = [p.is_joined for p in parts]
         tokens = [p.tokens for p in parts]
@@ -75,7 +91,15 @@ class Branches:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Branches:
-        """The same of its arrays, unchecked; others among them are left alone."""
+        """The same of its arrays, unchecked.
+
+        Args:
+            arrays: ``arrays`` of one, and perhaps others, which are left alone.
+
+        Example:
+            >>> Branches.of_arrays(Branches([0, 1], [20]).arrays)[0]
+            ([20], None)
+        """
         made = cls.__new__(cls)
         made.offsets, made.tokens = arrays["offsets"], arrays["tokens"]
         made.joined = arrays.get("joined")
@@ -95,7 +119,15 @@ class Branches:
         return self.tokens[own].tolist(), joined
 
     def take(self, indices: npt.NDArray[np.integer]) -> Branches:
-        """Those of some examples, in the order given."""
+        """Those of some examples, in the order given.
+
+        Args:
+            indices: int64 ``[k]``.
+
+        Example:
+            >>> Branches([0, 1, 3], [20, 9, 4]).take(np.array([1, 0]))[0]
+            ([9, 4], None)
+        """
         starts, counts = self.offsets[:-1][indices], np.diff(self.offsets)[indices]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         places = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
