@@ -42,6 +42,7 @@ class VirtualShard(Shard):
         self._reader_has_ended = False
         self._examples = examples
         self._packer = policy.make_packer()
+        self._drops = policy.drops
         # By key: the examples in the packer, and those selected that are not loaded yet.
         self._held: dict[Key, tuple[Arrival, Cost]] = {}
         self._selected: deque[Key] = deque()
@@ -206,9 +207,9 @@ class VirtualShard(Shard):
                 self._note_truncated(arrival)
         if self._policy.splits and self._splits(arrival, cost):
             return None
-        dropped = self._packer.counters["dropped"] if self._policy.drops else 0
+        dropped = self._packer.counters["dropped"] if self._drops else 0
         pack = self._checked_push(arrival, cost)
-        if self._policy.drops and self._packer.counters["dropped"] > dropped:
+        if self._drops and self._packer.counters["dropped"] > dropped:
             self._arriving.add(f"example {arrival.name!r} is over a budget, and dropped")
         else:
             self._held[arrival.key] = arrival, cost
