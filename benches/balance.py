@@ -2,8 +2,10 @@
 
     python benches/balance.py
 
-Packs of the fine-tuning mixture, in a seeded order; what a row takes is the linear model of
-``tp.simulate``: tokens, crops and attention pairs. The rival is the order as it is.
+Packs of the fine-tuning mixture, made on the fly by a pool of 48 or ahead by ``tp.pack``, over 60
+steps of each number of ranks; what a row takes is the linear model of ``tp.simulate``: tokens,
+crops and attention pairs. The rival is the order as it is. And what every process spends on the
+plans of all ranks, where packs are made on the fly.
 """
 
 from __future__ import annotations
@@ -27,14 +29,45 @@ WAYS = (
 )
 
 
-def packs_of_mixture(count: int) -> np.ndarray:
-    """What each of so many packs of the mixture takes, in milliseconds."""
-    stream = mixture_sft.generate("sft", 4 * count, seed=3)
+def mixture(count: int) -> dict[str, np.ndarray]:
+    """Costs of the examples of so many packs and more, by name."""
+    stream = mixture_sft.generate("sft", 5 * count, seed=3)
     vision = np.minimum(83 * stream.crops, stream.tokens)
     columns = {"tokens": stream.tokens, "crops": stream.crops, "vision_tokens": vision}
-    columns["branches"] = np.full(len(vision), 3)
-    packs = tp.pack({name: columns[name] for name in mixture_sft.BUDGETS}, mixture_sft.BUDGETS)
-    return step_costs(weighed(columns, {}), [members.tolist() for members in packs])
+    return {**columns, "branches": np.full(len(vision), 3)}
+
+
+def packs_of_mixture(columns: dict[str, np.ndarray], count: int, ahead: bool) -> np.ndarray:
+    """What each of so many packs of the mixture takes, in milliseconds."""
+    budgets = mixture_sft.BUDGETS
+    if ahead:
+        packs = tp.pack({name: columns[name][: 4 * count] for name in budgets}, budgets)
+        rows = [members.tolist() for members in packs]
+    else:
+        packer, rows = tp.Packer(budgets, 48), []
+        costs = zip(*(columns[name].tolist() for name in budgets), strict=True)
+        for key, values in enumerate(costs):
+            pack = packer.push(key, dict(zip(budgets, values, strict=True)))
+            if pack is not None:
+                rows.append(pack.keys)
+    return step_costs(weighed(columns, {}), rows[:count])
+
+
+def planning(columns: dict[str, np.ndarray], ranks: int, balance: tp.Balance) -> float:
+    """Microseconds a pack for the plans of all ranks, in each process; nothing is loaded."""
+    from treepack.dataset.balanced import BalancedIterator
+
+    names = ["tokens", "crops"]
+    table = tp.costs.CostTable({name: columns[name][:80_000] for name in names})
+    dataset = tp.PackedDataset(
+        range(80_000), costs=table, budgets=mixture_sft.BUDGETS, balance=balance, shard=(0, ranks)
+    )
+    dealer, packs = BalancedIterator(dataset.settings)._stream._dealer, 0
+    start = time.perf_counter()
+    while not dealer.is_last:
+        packs += len(dealer.window())
+        dealer.next_window()
+    return 1e6 * (time.perf_counter() - start) / packs
 
 
 def dealing(costs: np.ndarray, ranks: int, balance: tp.Balance) -> float:
@@ -49,20 +82,27 @@ def dealing(costs: np.ndarray, ranks: int, balance: tp.Balance) -> float:
 
 def main() -> None:
     print(machine.describe())
-    costs = packs_of_mixture(STEPS * max(RANKS))
-    print(f"\n{len(costs):,} packs; the slowest rank takes longer than the mean, in %")
+    count = STEPS * max(RANKS)
+    columns = mixture(count)
     names = [f"{b.accumulate} x, window {b.window}, {b.sync}" for b in WAYS]
-    print(f"{'ranks':>6}" + "".join(f"{name:>26}" for name in names))
-    for ranks in RANKS:
-        found = []
-        for balance in WAYS:
-            # As many packs for each, so that they are of the same steps.
-            some = costs[: STEPS * ranks * balance.accumulate]
-            plain = unbalanced(some, ranks, 1 if balance.sync == "micro" else balance.accumulate)
-            found.append(f"{plain:.1%} -> {imbalance(some, ranks, balance):.2%}")
-        print(f"{ranks:6}" + "".join(f"{each:>26}" for each in found))
+    for ahead in (False, True):
+        costs = packs_of_mixture(columns, count, ahead)
+        made = "made ahead" if ahead else "made on the fly"
+        print(f"\n{len(costs):,} packs {made}; the slowest rank takes longer than the mean, in %")
+        print(f"{'ranks':>6}" + "".join(f"{name:>26}" for name in names))
+        for ranks in RANKS:
+            found = []
+            for balance in WAYS:
+                # As many packs for each, so that they are of the same steps.
+                some = costs[: STEPS * ranks * balance.accumulate]
+                each = 1 if balance.sync == "micro" else balance.accumulate
+                plain = unbalanced(some, ranks, each)
+                found.append(f"{plain:.1%} -> {imbalance(some, ranks, balance):.2%}")
+            print(f"{ranks:6}" + "".join(f"{each:>26}" for each in found))
     each = ", ".join(f"{dealing(costs[:20_000], 64, balance):.1f}" for balance in WAYS)
     print(f"\ndealing, us a pack, 64 ranks: {each}")
+    each = ", ".join(f"{planning(columns, 64, balance):.1f}" for balance in WAYS)
+    print(f"packing and dealing for 64 ranks, us a pack: {each}")
 
 
 def unbalanced(costs: np.ndarray, ranks: int, each: int) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from treepack._lazy import lazy_names
-from treepack.sources.costs import CostTable, from_numpy, from_parquet, read
+from treepack.sources.costs import Branches, CostTable, from_numpy, from_parquet, read
 
 if TYPE_CHECKING:
     from treepack.measuring.measure import measure
 
-__all__ = ["CostTable", "from_numpy", "from_parquet", "measure", "read"]
+__all__ = ["Branches", "CostTable", "from_numpy", "from_parquet", "measure", "read"]
 
 # It needs torch.
 __getattr__, __dir__ = lazy_names(__name__, {"measure": "treepack.measuring.measure"})

@@ -70,6 +70,7 @@ def check_exactly_once(
     """
     seen: Counter[Any] = Counter()
     counted: dict[int, int] = {}
+    packs = dataset.settings.packs
     # Parts of trees that were split, less these trees.
     more: dict[int, int] = {}
     given: Counter[int] = Counter()
@@ -95,6 +96,8 @@ def check_exactly_once(
         counted.update(_counted(reader.state_dict()))
         more.update(_more_parts(reader.state_dict()))
     epochs = (dataset.settings.epochs or 1) if is_map_style(dataset.source) else 1
+    if packs is not None:
+        more[-1] = epochs * packs.more_parts
     if keys is not None:
         wanted = Counter({key: epochs * n for key, n in Counter(keys).items()})
         lost, extra = wanted - seen, seen - wanted
@@ -107,8 +110,7 @@ def check_exactly_once(
         )
         assert wanted.keys() >= extra.keys(), f"unknown examples, such as {_some(extra - wanted)}"
     elif is_map_style(dataset.source):
-        packs = dataset.settings.packs
-        each = len(dataset.source) if packs is None else len(packs.members)
+        each = len(dataset.source) if packs is None else len(packs.members) - packs.more_parts
         out, n = seen.total() + sum(counted.values()), epochs * each + sum(more.values())
         # What was counted after the last batch stays in the workers.
         skips = dataset.settings.policy.skips or any(counted.values())

@@ -234,5 +234,5 @@ def test_a_filler_is_a_row_of_text_alone_where_nobody_says_what_the_tower_does()
     costs = tp.costs.measure(source, family_of("qwen3_vl"), workers=0)
     options = {"costs": costs, "balance": tp.Balance(), "on_error": "skip"}
     rows = iter(dataset("qwen3_vl", None, Gone(source), shard=(0, 2), **options))
-    with pytest.raises(DatasetError, match="text alone.*vision_on_every_row=True"):
+    with pytest.raises(DatasetError, match=r"text alone.*vision_on_every_row=True"):
         list(rows)

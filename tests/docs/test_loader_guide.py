@@ -46,3 +46,10 @@ def test_mixtures_and_costs():
     exec(BLOCKS[2], names)
     assert next(iter(names["endless"]))["treepack"].keys
     assert sum(len(batch["treepack"].keys) for batch in names["known"]) == 300
+
+
+def test_ranks_that_finish_together():
+    names = {"tp": tp, "captions": TEXT[:50], "text": TEXT}
+    for number in (2, 4):
+        exec(BLOCKS[number], names)
+    assert sum(len(row["treepack"].keys) for rows in names["ranks"] for row in rows) == 300

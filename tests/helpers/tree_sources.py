@@ -102,6 +102,25 @@ class SavedStream(ShardedStream):
             yield tree_of(index)
 
 
+class SavedItems:
+    """An iterable of whatever it is given, that saves its place and cannot be split."""
+
+    def __init__(self, items):
+        self.items, self.next = items, 0
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+    def __iter__(self):
+        start, self.next = self.next, 0
+        for index in range(start, len(self.items)):
+            self.next = index + 1
+            yield self.items[index]
+
+
 class WholeSavedStream(SavedStream):
     """One that cannot be split: every worker reads all of it."""
 

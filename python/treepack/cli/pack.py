@@ -33,7 +33,12 @@ def add(commands: Any) -> None:
         help="fuller packs for more searches",
     )
     parser.add_argument("--effort", choices=["fast", "best"], default="fast")
-    parser.add_argument("--oversize", choices=["raise", "drop", "alone"], default="raise")
+    parser.add_argument(
+        "--oversize",
+        choices=["raise", "drop", "alone", "split"],
+        default="raise",
+        help="examples over a budget; split needs a table of `treepack measure`",
+    )
     parser.add_argument(
         "--on-error",
         choices=["raise", "skip"],

@@ -39,6 +39,12 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--sample", type=int, metavar="N", help="examples that are packed; 0 packs all"
     )
+    parser.add_argument(
+        "--oversize",
+        choices=["drop", "split"],
+        default="drop",
+        help="examples over a budget; split needs a table of `treepack measure`",
+    )
     parser.add_argument("--early", action="store_true", help="let full packs go before the pool is")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--page", metavar="FILE", help="write a page with plots")
@@ -60,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         sample=SAMPLE if options.sample is None else (options.sample or None),
         packer={"early": True} if options.early else None,
+        oversize=options.oversize,
     )
     if options.page:
         from treepack.viz.simulation import save_simulation

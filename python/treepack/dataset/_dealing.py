@@ -35,7 +35,14 @@ def check_packs(packs: Any, source: Any, requeues: bool) -> GivenPacks | None:
     return GivenPacks(packs, len(source))
 
 
-def check_balance(balance: Any, source: Any, budgets: Mapping[str, int], requeues: bool) -> None:
+def check_balance(
+    balance: Any,
+    source: Any,
+    budgets: Mapping[str, int],
+    requeues: bool,
+    splits: bool,
+    transform: Any,
+) -> None:
     """Reject packs that cannot be dealt before they are loaded.
 
     Args:
@@ -43,6 +50,8 @@ def check_balance(balance: Any, source: Any, budgets: Mapping[str, int], requeue
         source: with the costs that were given.
         budgets: of a row, all of which are weighed.
         requeues: whether examples that cost something else wait again.
+        splits: whether trees are split, for which the lengths of their branches must be known.
+        transform: of loaded trees, or ``None``; what it makes of branches no table knows.
 
     Raises:
         BudgetError: nothing says what a budget takes to compute.
@@ -68,6 +77,13 @@ def check_balance(balance: Any, source: Any, budgets: Mapping[str, int], requeue
         raise DatasetError(
             'balance= deals packs before they are loaded, and on_cost_mismatch="requeue" would '
             "change them in one process alone; leave it out"
+        )
+    known = getattr(getattr(source, "costs", None), "branches", None)
+    if splits and (known is None or transform is not None):
+        raise DatasetError(
+            'balance= with oversize="split" would load every large tree in every process, unless '
+            "the tokens of its branches are known; pass costs= of treepack.costs.measure, which "
+            "has them, and no transform="
         )
     unknown = [name for name in budgets if name not in {**WEIGHTS, **balance.weights}]
     if unknown:

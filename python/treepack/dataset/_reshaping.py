@@ -33,8 +33,8 @@ def check_oversize(oversize: Any, packs: Any) -> tuple[bool, str]:
         )
     if first == "split" and packs is not None:
         raise DatasetError(
-            'oversize="split" makes new examples, and packs= names those of the source; leave '
-            "packs= out, or split the trees in the source before packing"
+            'oversize="split" makes new examples, and packs= names those that are; pack with '
+            'treepack.pack(oversize="split"), and leave it out here'
         )
     return first == "split", rest
 

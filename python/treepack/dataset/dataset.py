@@ -64,7 +64,7 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
             ``pool_size`` and ``packer`` have no effect, and ``len(dataset)`` is known.
         balance: a `treepack.Balance`, so that ranks finish each step together: it deals packs by
             what they take, which ``costs`` or ``measure`` have to say. Every process then packs for
-            all ranks, 30 us for each pack, and loads its own; ``virtual_shards`` is 1 by default,
+            all ranks, 50 us for each pack, and loads its own; ``virtual_shards`` is 1 by default,
             and a pack of which no example can be loaded is a row without weight.
         costs: costs known in advance, from ``treepack.costs``: the source then needs no
             ``measure``, and its examples are loaded when they have been selected.
@@ -180,7 +180,7 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         found = find_family(processor, family, chat, budgets)
         if costs is not None:
             source = check_table(costs, found).attach(source)
-        check_balance(balance, source, budgets, requeues)
+        check_balance(balance, source, budgets, requeues, splits, transform)
         if balance is not None:
             # All shards are in every process, so that nobody owns one; packs need none.
             virtual_shards = (None if given else virtual_shards) or 1

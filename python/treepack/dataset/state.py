@@ -30,7 +30,6 @@ VERSION = 3
 MOST_SHOWN = 200
 """Characters of a damaged state that a message shows."""
 
-
 Key = int | tuple[int, ...]
 """What a packer calls an example: its position; or that of a tree that was split, and the branches
 of the part as ``(position, start, end, start, end, ...)``. In a state it is a list then."""
@@ -361,8 +360,8 @@ def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _merged_windows(states: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The state that is furthest on; ranks differ where the last packs do not go round."""
-    windows = [window_of(state) for state in states]
-    taken = [0 if window is None else window.taken for window in windows]
+    windows = list(map(window_of, states))
+    taken = [window.taken if window else 0 for window in windows]
     furthest = taken.index(max(taken))
     window = windows[furthest]
     behind = [rank for rank, packs in enumerate(taken) if packs < max(taken)]

@@ -17,7 +17,8 @@ from treepack.measuring.bar import progress_bar
 from treepack.measuring.measurer import Piece, Task, names_of_first
 from treepack.measuring.parts import Parts
 from treepack.measuring.workers import Range, count_workers, measure_here, measure_in_workers
-from treepack.sources.costs import CostTable, from_parquet
+from treepack.sources.costs import Branches, CostTable, from_parquet
+from treepack.sources.costs.parquet import BRANCH_TOKENS
 from treepack.sources.protocol import check_source, is_map_style
 
 LEAST, MOST = 64, 16_384
@@ -55,7 +56,9 @@ def measure(
         names: of the costs; by default those of the family, or those of the first example.
         shapes: whether the columns ``branches``, ``targets`` (tokens that are trained on) and
             ``pairs`` (of query and key that attention computes for the example, the area of its
-            mask) are measured, too. Where a source measures by itself, they need its trees.
+            mask) are measured, too, and ``branch_tokens``, a list of the tokens of each branch,
+            from which trees can be split without being loaded (``oversize="split"``). Where a
+            source measures by itself, they need its trees.
         on_error: what becomes of an example that cannot be read or measured: ``"raise"``; or
             ``"skip"``, and it stands in the table without costs. `PackedDataset` then raises or
             skips it.
@@ -99,7 +102,7 @@ def measure(
     if not skips:
         _raise_reasons(parts)
     parts.join(settings)
-    return from_parquet(target, task.columns)
+    return from_parquet(target, [*task.columns, *([BRANCH_TOKENS] if task.has_shapes else [])])
 
 
 def _task(source: Any, family: Any, names: Any, has_shapes: bool, skips: bool) -> Task:
@@ -141,7 +144,9 @@ def _table(pieces: Iterable[Piece], settings: dict[str, Any]) -> CostTable:
         for name in ordered[0].columns
     }
     reasons = {index: why for piece in ordered for index, why in piece.reasons.items()}
-    return CostTable(columns, settings=settings, reasons=reasons)
+    lists = [piece.branches for piece in ordered if piece.branches is not None]
+    branches = Branches.joining(lists) if lists else None
+    return CostTable(columns, settings=settings, reasons=reasons, branches=branches)
 
 
 def _with_ray(
@@ -174,6 +179,6 @@ def _about(task: Task, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "number of examples": len(task.source),
         "file": [path, state.st_size, state.st_mtime_ns] if state else path,
-        "choice of columns": task.columns,
+        "choice of columns": [*task.columns, *([BRANCH_TOKENS] if task.has_shapes else [])],
         "processor": settings,
     }

@@ -14,6 +14,8 @@ from treepack.dataset.shards.examples import Arrival, Examples
 from treepack.dataset.shards.readers import IndexedReader
 from treepack.errors import CostError
 from treepack.measuring.shapes import SHAPES, Shape, shape_of_outline, shape_of_tree
+from treepack.packing.splitting import stays_with
+from treepack.sources.costs.branches import Branches, Lengths
 from treepack.sources.costs.table import UNKNOWN
 from treepack.tree import MessageTree
 
@@ -31,12 +33,14 @@ class Piece(NamedTuple):
         columns: for each cost and shape int64 ``[m]``, -1 where it could not be measured.
         names: what errors call the examples.
         reasons: why some could not be measured, by index.
+        branches: tokens of their branches, or ``None`` if they were not asked for.
     """
 
     start: int
     columns: dict[str, npt.NDArray[np.int64]]
     names: list[str]
     reasons: dict[int, str]
+    branches: Branches | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Task:
         source: map-style.
         family: of the model, or ``None`` if the source gives trees.
         names: of the costs.
-        has_shapes: whether branches, targets and pairs are measured, too.
+        has_shapes: whether branches, their tokens, targets and pairs are measured, too.
         skips: whether an example that fails is noted instead of raised.
     """
 
@@ -82,40 +86,45 @@ class Measurer:
         Raises:
             TreepackError: one of them cannot be measured, and the task does not skip such.
         """
-        found, names, reasons = [], [], {}
+        found, names, reasons, lengths = [], [], {}, []
         for index in range(start, end):
             try:
-                name, cost = self._measure(index)
+                name, cost, branches = self._measure(index)
             except Exception as error:
                 if not self.task.skips:
                     raise
                 name, cost = str(index), dict.fromkeys(self.task.columns, UNKNOWN)
-                reasons[index] = str(error)[:REASON_LENGTH]
+                reasons[index], branches = str(error)[:REASON_LENGTH], ([], None)
             names.append(name)
+            lengths.append(branches)
             found.append([cost[column] for column in self.task.columns])
         array = np.array(found, np.int64).reshape(-1, len(self.task.columns))
         columns = {name: array[:, place].copy() for place, name in enumerate(self.task.columns)}
-        return Piece(start, columns, names, reasons)
+        listed = Branches.of(lengths) if self.task.has_shapes else None
+        return Piece(start, columns, names, reasons, listed)
 
-    def _measure(self, index: int) -> tuple[str, Mapping[str, int]]:
+    def _measure(self, index: int) -> tuple[str, Mapping[str, int], Lengths]:
         # As a shard reads it that has all examples in order.
         reader = IndexedReader(self.task.source, lambda position: position, None, index, 1)
         arrival, cost = self.examples.measure(next(reader))
         _check_names(cost, self.task.names, arrival)
         if not self.task.has_shapes:
-            return str(arrival.name), cost
-        shape = self.examples.shape
+            return str(arrival.name), cost, ([], None)
+        shape, name, lengths = self.examples.shape, arrival.name, self.examples.lengths
         if shape is None:
             tree = self.examples.load(arrival, cost)
             shape = shape_of_tree(tree, self.examples.bidirectional)
-            return str(arrival.name if tree.key is None else tree.key), {**cost, **shape._asdict()}
-        return str(arrival.name), {**cost, **shape._asdict()}
+            name = name if tree.key is None else tree.key
+            joined = stays_with([child.role for child in tree.children])
+            lengths = [child.n_tokens for child in tree.children], joined
+        return str(name), {**cost, **shape._asdict()}, lengths
 
 
 class _Outlining(Examples):
     """Keeps the shape of the example measured last, where it is known without loading."""
 
     shape: Shape | None = None
+    lengths: Lengths = ([], None)
 
     def measure(self, arrival: Arrival) -> tuple[Arrival, dict[str, int]]:
         """The cost of an example; its shape stands in ``shape``."""
@@ -127,6 +136,9 @@ class _Outlining(Examples):
             return super()._cost(item, name)
         outline = self._family(item).outline(item)
         self.shape = shape_of_outline(outline, self.bidirectional)
+        is_one_node = not item.media and len(outline.branches) == 1
+        branches = [] if is_one_node else list(outline.branches)
+        self.lengths = branches, stays_with(item.roles)[: len(branches)]
         return item, outline.costs
 
 

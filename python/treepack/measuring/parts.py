@@ -12,7 +12,18 @@ import numpy as np
 
 from treepack.errors import CostError
 from treepack.measuring.measurer import Piece
-from treepack.sources.costs.parquet import KEY, NAME, REASON, appearing, pyarrow, write_pieces
+from treepack.sources.costs.branches import Branches
+from treepack.sources.costs.parquet import (
+    BRANCH_JOINED,
+    BRANCH_TOKENS,
+    KEY,
+    NAME,
+    REASON,
+    appearing,
+    pyarrow,
+    read_branches,
+    write_pieces,
+)
 from treepack.sources.costs.table import UNKNOWN
 
 ABOUT = "about.json"
@@ -84,11 +95,12 @@ class Parts:
             columns = {
                 name: table.column(name).fill_null(UNKNOWN).to_numpy().astype(np.int64)
                 for name in table.column_names
-                if name not in (KEY, NAME, REASON)
+                if name not in (KEY, NAME, REASON, BRANCH_TOKENS, BRANCH_JOINED)
             }
             reasons = enumerate(table.column(REASON).to_pylist(), start)
             told = {index: reason for index, reason in reasons if reason is not None}
-            yield Piece(start, columns, table.column(NAME).to_pylist(), told)
+            names = table.column(NAME).to_pylist()
+            yield Piece(start, columns, names, told, read_branches(table))
 
     def join(self, settings: Mapping[str, Any]) -> None:
         """Write the table and remove the parts."""
@@ -96,6 +108,6 @@ class Parts:
         shutil.rmtree(self.folder)
 
 
-def _columns(piece: Piece) -> tuple[Any, Any, list[str], dict[int, str]]:
+def _columns(piece: Piece) -> tuple[Any, Any, list[str], dict[int, str], Branches | None]:
     keys = np.arange(piece.start, piece.start + len(piece.names))
-    return keys, piece.columns, piece.names, piece.reasons
+    return keys, piece.columns, piece.names, piece.reasons, piece.branches

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from treepack.measuring.measurer import Measurer, Piece, Task
+from treepack.sources.costs.branches import Branches
 
 
 class MeasureBatch:
@@ -29,7 +30,7 @@ class MeasureBatch:
             "id": batch["id"],
             **{name: np.concatenate([p.columns[name] for p in pieces]) for name in columns},
             # Arrow would make a column of null of a batch without an error.
-            "told": np.array([json.dumps([p.names[0], *p.reasons.values()]) for p in pieces]),
+            "told": np.array([json.dumps(_told(piece)) for piece in pieces]),
         }
 
 
@@ -67,5 +68,13 @@ def measure_with_ray(task: Task, n: int, workers: int | None, chunk: int) -> Ite
     for start in range(0, n, chunk):
         some = slice(start, start + chunk)
         columns = {name: whole[name][order][some].astype(np.int64) for name in task.columns}
-        reasons = {start + i: t[1] for i, t in enumerate(told[some]) if len(t) > 1}
-        yield Piece(start, columns, [t[0] for t in told[some]], reasons)
+        reasons = {start + i: t[2] for i, t in enumerate(told[some]) if len(t) > 2}
+        lengths = [t[1] for t in told[some]]
+        branches = Branches.of(lengths) if task.has_shapes else None
+        yield Piece(start, columns, [t[0] for t in told[some]], reasons, branches)
+
+
+def _told(piece: Piece) -> list[Any]:
+    """What is no number of an example: its name, its branches, and why it could not be measured."""
+    branches = [] if piece.branches is None else piece.branches[0]
+    return [piece.names[0], branches, *piece.reasons.values()]

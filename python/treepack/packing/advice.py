@@ -151,6 +151,8 @@ def _oversize(best: PoolOutcome, table: Examples) -> Iterator[Advice]:
         f"({over}) and are left out here. The largest are examples {', '.join(map(str, worst))}; "
         f"all would fit with {needs}."
     )
+    if table.branchy:
+        text += f' {table.branchy:,} have several branches; oversize="split" makes trees that fit.'
     numbers = {"count": count, "by_budget": table.over, "largest": worst, "needed": needed}
     yield Advice("oversize", text, numbers)
 
@@ -190,7 +192,7 @@ def _ranks(best: PoolOutcome) -> Iterator[Advice]:
         dealt = {ranks: share for ranks, share in best.balanced.items() if share is not None}
         if dealt:
             shares = ", ".join(f"{_percent(share)} with {ranks}" for ranks, share in dealt.items())
-            text += f" Packs made offline and dealt by tp.Balance bring that to {shares}."
+            text += f" Packs dealt by tp.Balance bring that to {shares}."
         yield Advice("ranks", text, {"imbalance": known, "balanced": dealt})
 
 

@@ -61,7 +61,7 @@ class Balance:
         ...     for rank in range(2)
         ... ]
         >>> [[int(row["treepack"].stats["tokens"]) for row in rank] for rank in ranks]
-        [[9, 8, 7], [9, 9]]
+        [[9, 6, 9], [9, 9]]
     """
 
     accumulate: int = 1
@@ -97,7 +97,7 @@ def arrange(costs: Int64, ranks: int, balance: Balance, seed: int, start: int) -
     Example:
         >>> import numpy as np
         >>> arrange(np.array([9, 1, 5, 2, 8, 4, 7]), 2, Balance(window=3), seed=0, start=0)
-        [5, 3, 4, 0, 1, 2, 6]
+        [2, 5, 4, 0, 3, 1, 6]
     """
     whole = len(costs) // (ranks * balance.accumulate) * ranks * balance.accumulate
     dealt = deal(costs[:whole], ranks, balance, lambda i, steps: permute(i, steps, seed, start))

@@ -31,6 +31,8 @@ class Examples:
         oversize: indices of those over a budget, those furthest over it first.
         largest: the largest cost in the table, by budget.
         over: how many examples are over each budget.
+        split: how many examples were split, whose parts stand in their place.
+        branchy: how many of them have several branches, as far as that is known.
     """
 
     costs: dict[str, Int64]
@@ -42,6 +44,8 @@ class Examples:
     oversize: Int64
     largest: dict[str, int]
     over: dict[str, int]
+    branchy: int = 0
+    split: int = 0
 
     @classmethod
     def of(
@@ -69,6 +73,7 @@ class Examples:
             unmeasured=n - int(known.sum()),
             oversize=over,
             largest={name: int(columns[name][known].max()) if some else 0 for name in budgets},
+            branchy=int((columns["branches"][over] > 1).sum()) if "branches" in columns else 0,
             over={name: int((columns[name][over] > budgets[name]).sum()) for name in budgets},
         )
 

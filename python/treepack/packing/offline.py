@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack._core import OfflinePacker
-from treepack.errors import BudgetError, CostError
-from treepack.packing.packs import Packs
+from treepack.errors import BudgetError, CostError, OversizeError
+from treepack.packing.packs import Packs, of_parts
+from treepack.packing.splitting import Expanded, expand, not_split, split_hint
 
 __all__ = ["pack"]
 
@@ -44,7 +45,7 @@ def pack(
     seed: int = 0,
     early: bool = True,
     effort: str = "fast",
-    oversize: str = "raise",
+    oversize: str | tuple[str, str] = "raise",
     on_error: str = "raise",
     progress: bool | Progress = False,
 ) -> Packs:
@@ -68,7 +69,9 @@ def pack(
         effort: ``"fast"``, a few microseconds for each example; or ``"best"``, which searches
             longer, and under ``"shuffled"`` repacks until that no longer saves rows.
         oversize: an example larger than a budget: ``"raise"``, ``"drop"`` and count it, or
-            ``"alone"``, a pack of its own, which exceeds the budget.
+            ``"alone"``, a pack of its own, which exceeds the budget; or ``"split"``, several parts
+            that share its branches, as `PackedDataset` splits it, from the lengths in the table.
+            ``("split", "drop")`` and ``("split", "alone")`` say what becomes of one that cannot be.
         on_error: what becomes of examples of a table that could not be measured: ``"raise"``, or
             ``"skip"`` and count them.
         progress: called with the work done and the work in all, several times a second; ``True``
@@ -79,8 +82,9 @@ def pack(
 
     Raises:
         BudgetError: a budget or setting out of range.
-        CostError: an example without costs, no cost for a budget, columns that are not integers
-            ``[n]``, a negative cost, or an example that costs nothing in every budget.
+        CostError: an example without costs, no lengths of branches to split by, no cost for a
+            budget, columns that are not integers ``[n]``, a negative cost, or an example that costs
+            nothing in every budget.
         OversizeError: an example is larger than a budget, under ``oversize="raise"``.
 
     Example:
@@ -93,24 +97,75 @@ def pack(
     budgets = dict(budgets)
     kept = _measured(costs, on_error)
     columns = _columns(costs, budgets, kept)
+    found, oversize = _split(costs, columns, budgets, kept, oversize)
+    columns = columns if found is None else found.columns
     n = len(next(iter(columns.values()), ()))
-    if order == "kept":
-        window = 48 if window is None else window
-    elif window is None:
-        window = max(n, 1)
-    settings: dict[str, Any] = {
+    settings = _settings(order, window, n, seed)
+    settings |= {"effort": effort, "early": bool(early), "oversize": oversize}
+    with _naming_split(costs, columns, budgets, kept):
+        core = OfflinePacker(budgets, _interleaved(columns, n), **settings)
+        _run(core, CHUNK if effort == "fast" else CHUNK_BEST, progress)
+    limits = {name: int(size) for name, size in budgets.items()}
+    total = n if kept is None and found is None else len(costs)  # type: ignore[arg-type]
+    settings = {"budgets": limits, **settings}
+    if found is None:
+        return _made(core.finish(), columns, settings, kept, total)
+    return of_parts(_made(core.finish(), columns, settings, None, n), found, kept, total)
+
+
+def _settings(order: str, window: int | None, n: int, seed: int) -> dict[str, Any]:
+    if window is None:
+        window = 48 if order == "kept" else max(n, 1)
+    return {
         "order": order,
-        "effort": effort,
         "window": _whole("window", window, 1, (1 << 32) - 1),
         "seed": _whole("seed", seed, 0, (1 << 64) - 1),
-        "early": bool(early),
-        "oversize": oversize,
     }
-    core = OfflinePacker(budgets, _interleaved(columns, n), **settings)
-    _run(core, CHUNK if effort == "fast" else CHUNK_BEST, progress)
+
+
+@contextmanager
+def _naming_split(
+    costs: Any, columns: Mapping[str, Any], budgets: Mapping[str, Any], kept: Any
+) -> Iterator[None]:
+    """Say in the error of an example over a budget that it could be split, if it could."""
+    try:
+        yield
+    except OversizeError as error:
+        raise OversizeError(f"{error}{_hint(costs, columns, budgets, kept)}") from None
+
+
+def _hint(costs: Any, columns: Mapping[str, Any], budgets: Mapping[str, Any], kept: Any) -> str:
+    """What the error of the first example over a budget says more."""
+    given = costs if isinstance(costs, Mapping) else costs.columns
+    over = np.logical_or.reduce([columns[name] > int(size) for name, size in budgets.items()])
+    index = int(over.argmax())
+    branches = given.get("branches", ())
+    return (
+        split_hint(int(branches[index if kept is None else kept[index]])) if len(branches) else ""
+    )
+
+
+def _split(
+    costs: Any,
+    columns: dict[str, npt.NDArray[Any]],
+    budgets: Mapping[str, Any],
+    kept: npt.NDArray[np.intp] | None,
+    oversize: Any,
+) -> tuple[Expanded | None, Any]:
+    """The table with parts of examples, if they are split, and what becomes of the others."""
+    is_pair = isinstance(oversize, (tuple, list)) and len(oversize) == 2
+    first, rest = oversize if is_pair else (oversize, "raise")
+    if first != "split":
+        return None, oversize
+    branches = getattr(costs, "branches", None)
+    if branches is not None and kept is not None:
+        branches = branches.take(kept)
     limits = {name: int(size) for name, size in budgets.items()}
-    total = n if kept is None else len(costs)  # type: ignore[arg-type]
-    return _made(core.finish(), columns, {"budgets": limits, **settings}, kept, total)
+    found = expand(columns, branches, limits)
+    if found.whole and rest == "raise":
+        index, why = next(iter(found.whole.items()))
+        raise not_split(f"example {index if kept is None else kept[index]}", why)
+    return found, rest
 
 
 def _made(

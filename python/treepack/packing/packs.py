@@ -13,11 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import DataError
+from treepack.packing.splitting import Expanded
 
 __all__ = ["Packs"]
 
 KIND = "treepack.packs"
 VERSION = 1
+
+PARTS = ("part_offsets", "part_ends")
+
+Int64 = npt.NDArray[np.int64]
+Read = tuple[Int64, Int64, Any, tuple[Int64, ...]]
+"""Offsets and members, what else is known, and the arrays of parts if there are any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +37,20 @@ class Packs:
     Args:
         offsets: int64 ``[len + 1]``, where each pack begins in ``members``, and the end.
         members: int64 ``[n]``, the examples of the packs, one behind the other.
+        part_offsets: int64 ``[n + 1]``, where the branches of each member begin in ``part_ends``;
+            ``None`` if no example was split.
+        part_ends: int64, of each member that is a part of an example its branches, as numbers
+            ``start, end, start, end, ...``; none for whole examples.
         settings: what the packs were made with: ``budgets``, ``order``, ``window``, ``seed``,
             ``early``, ``effort``, ``oversize``, and ``examples``, the length of the table.
         statistics: ``rows``; ``fill``, by budget the part of the rows' capacity that is used;
             ``rows_per_bound``, rows over the largest of sum / budget, below which nothing packs;
             ``dropped`` and ``alone``, oversize examples, which are not in the other numbers;
-            ``skipped``, examples without costs.
+            ``skipped``, examples without costs; ``split``, those that became several parts.
 
     Raises:
-        DataError: the offsets do not cut the members into packs, or an example stands in two.
+        DataError: the offsets do not cut the members into packs, or an example stands in two
+            without being split.
 
     Example:
         >>> import treepack as tp
@@ -51,6 +63,8 @@ class Packs:
     members: npt.NDArray[np.int64]
     settings: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    part_offsets: npt.NDArray[np.int64] | None = None
+    part_ends: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         offsets, members = self.offsets, self.members
@@ -65,7 +79,11 @@ class Packs:
         empty = np.flatnonzero(np.diff(offsets) < 1)
         if len(empty):
             raise DataError(f"pack {empty[0]} has no members; each offset must exceed the last")
-        _check_members(members)
+        whole = members
+        if self.part_offsets is not None:
+            _check_parts(self.part_offsets, self.part_ends, len(members))
+            whole = members[np.diff(self.part_offsets) == 0]
+        _check_members(whole)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -110,9 +128,10 @@ class Packs:
                 _write_parquet(part, self, json.dumps(facts))
             else:
                 with part.open("wb") as file:
-                    np.savez(
-                        file, offsets=self.offsets, members=self.members, facts=json.dumps(facts)
-                    )
+                    parts = {name: getattr(self, name) for name in PARTS}
+                    given = {name: array for name, array in parts.items() if array is not None}
+                    arrays = {"offsets": self.offsets, "members": self.members, **given}
+                    np.savez(file, facts=json.dumps(facts), **arrays)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -139,13 +158,21 @@ class Packs:
         """
         path = Path(path)
         read = _read_parquet if path.suffix == ".parquet" else _read_npz
-        offsets, members, facts = read(path)
+        offsets, members, facts, parts = read(path)
         if facts.get("kind") != KIND or facts.get("version") != VERSION:
             raise DataError(
                 f"{path} holds no packs of version {VERSION}, but "
                 f"{facts.get('kind', 'something else')} {facts.get('version', '')}".rstrip()
             )
-        return cls(offsets, members, facts["settings"], facts["statistics"])
+        return cls(offsets, members, facts["settings"], facts["statistics"], *parts)
+
+
+def _check_parts(offsets: Any, ends: Any, n: int) -> None:
+    sound = ends is not None and len(offsets) == n + 1 and offsets[0] == 0
+    if not sound or offsets[-1] != len(ends) or (np.diff(offsets) < 0).any():
+        raise DataError(
+            f"part_offsets must rise from 0 to the ends of branches in part_ends, for {n} members"
+        )
 
 
 def _check_members(members: npt.NDArray[np.int64]) -> None:
@@ -164,12 +191,17 @@ def _write_parquet(path: Path, packs: Packs, facts: str) -> None:
     import pyarrow.parquet as pq
 
     numbers = np.repeat(np.arange(len(packs)), np.diff(packs.offsets))
-    table = pa.table({"pack": numbers, "example": packs.members})
+    columns = {"pack": pa.array(numbers), "example": pa.array(packs.members)}
+    if packs.part_offsets is not None:
+        ends = pa.array(packs.part_ends)
+        columns["branches"] = pa.LargeListArray.from_arrays(pa.array(packs.part_offsets), ends)
+    table = pa.table(columns)
     pq.write_table(table.replace_schema_metadata({KIND: facts}), path)
 
 
-def _read_parquet(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Any]:
+def _read_parquet(path: Path) -> Read:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
@@ -178,15 +210,43 @@ def _read_parquet(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
         raise DataError(f"{path} is no Parquet file: {error}") from error
     facts = (table.schema.metadata or {}).get(KIND.encode())
     if facts is None:
-        return np.zeros(1, np.int64), np.zeros(0, np.int64), {}
+        return np.zeros(1, np.int64), np.zeros(0, np.int64), {}, ()
     numbers = table.column("pack").to_numpy()
     offsets = np.concatenate([[0], np.bincount(numbers).cumsum()]).astype(np.int64)
-    return offsets, table.column("example").to_numpy(), json.loads(facts)
+    parts: tuple[npt.NDArray[np.int64], ...] = ()
+    if "branches" in table.column_names:
+        lists = table.column("branches")
+        counts = pc.list_value_length(lists).to_numpy()
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        parts = starts, pc.list_flatten(lists).to_numpy()
+    return offsets, table.column("example").to_numpy(), json.loads(facts), parts
 
 
-def _read_npz(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Any]:
+def _read_npz(path: Path) -> Read:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return file["offsets"], file["members"], json.loads(str(file["facts"]))
+            parts = tuple(file[name] for name in PARTS if name in file.files)
+            return file["offsets"], file["members"], json.loads(str(file["facts"])), parts
     except (ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
         raise DataError(f"{path} is no file of packs: {error}") from error
+
+
+def of_parts(packs: Packs, found: Expanded, kept: npt.NDArray[np.intp] | None, total: int) -> Packs:
+    """Packs of an expanded table as those of the table itself.
+
+    Args:
+        packs: whose members are entries of the expanded table.
+        found: that table.
+        kept: indices of the examples that it was made of; by default all.
+        total: examples of the table.
+    """
+    none: tuple[int, ...] = ()
+    ends = [found.parts.get(entry, none) for entry in packs.members.tolist()]
+    offsets = np.cumsum([0, *map(len, ends)]).astype(np.int64)
+    origin = found.origin[packs.members]
+    members = origin if kept is None else kept[origin].astype(np.int64)
+    flat = np.array([end for each in ends for end in each], np.int64)
+    skipped = 0 if kept is None else total - len(kept)
+    statistics = {**packs.statistics, "split": found.split, "skipped": skipped}
+    settings = {**packs.settings, "oversize": "split", "examples": total}
+    return Packs(packs.offsets, members, settings, statistics, offsets, flat)

@@ -43,6 +43,8 @@ def summary(found: Mapping[str, Any]) -> str:
     text = f"{found['examples']:,} examples"
     for count, what in (("oversize", "over a budget"), ("unmeasured", "without costs")):
         text += f", {found[count]:,} {what}" if found[count] else ""
+    if found["split"]:
+        text += f", {found['split']:,} of them split"
     if found["sampling_error"]:
         text += (
             f"; {found['simulated']:,} of them, drawn at random, are packed here, so numbers of "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from treepack.packing.balance import Balance, imbalance
 from treepack.packing.examples import Examples, step_costs
 from treepack.packing.outcome import FrontierPoint, PoolOutcome
 from treepack.packing.report import report
+from treepack.packing.splitting import expand
 
 POOL_SIZES = (16, 32, 48, 96)
 RANKS = (8, 16, 64)
@@ -37,10 +38,11 @@ class Simulation:
     """What `simulate` found; ``str()`` of it is a report of 80 columns.
 
     Attributes:
-        examples: in the table.
+        examples: in the table; of those that were split, each part counts.
         simulated: how many were packed: drawn at random if not all, over and over if they are few.
         unmeasured: that the table has no costs of, and that are left out.
         oversize: that exceed a budget, and are left out.
+        split: that exceeded a budget, and were split.
         sampling_error: how much the number of packs of the whole data set may differ, as a share of
             it, at 95 % confidence; 0 if all examples were packed.
         outcomes: of each set of budgets and each pool size.
@@ -59,6 +61,7 @@ class Simulation:
     frontier: tuple[FrontierPoint, ...]
     histograms: dict[str, list[float]]
     advice: tuple[Advice, ...]
+    split: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-safe lists and dicts, under the names of the attributes."""
@@ -78,6 +81,7 @@ def simulate(
     sample: int | None = SAMPLE,
     weights: Mapping[str, float] | None = None,
     packer: Mapping[str, Any] | None = None,
+    oversize: str = "drop",
 ) -> Simulation:
     """Pack a data set's costs with several pool sizes and budgets, and say what to change.
 
@@ -100,13 +104,17 @@ def simulate(
             of 7 billion parameters: ``tokens`` 0.044, ``pairs`` 7.3e-6, ``crops`` 4.0, ``patches``
             0.0055.
         packer: further settings for `Packer`, such as ``{"early": True}``.
+        oversize: what becomes of examples over a budget: ``"drop"``, they are left out; or
+            ``"split"``, as `PackedDataset` splits them, which needs a table with the tokens of
+            branches; those that cannot be split are left out.
 
     Returns:
         Outcomes and advice; ``to_dict()`` for JSON, ``str()`` for a report.
 
     Raises:
         BudgetError: a budget that the costs do not have, or one that `Packer` does not take.
-        CostError: no costs, no example that fits, or a number of examples or ranks below 1.
+        CostError: no costs, no example that fits, no lengths of branches to split by, or a number
+            of examples or ranks below 1.
 
     Source:
         The cost of a step as a linear model of tokens, crops and pairs, and max / mean - 1 over
@@ -124,29 +132,76 @@ def simulate(
     columns = check_columns(costs)
     sets = _check_budgets(budgets, columns)
     _check_counts(sample=[1 if sample is None else sample], ranks=ranks)
-    table = Examples.of(columns, sets[0], weights or {})
-    n, order = len(table.indices), _order(len(table.indices), seed, sample)
-    drawn, m = table.take(order), len(order)
-    settings = dict(packer or {})
+    _check_oversize(oversize)
+    tables = [
+        _table(costs, columns, each, weights or {}, oversize == "split")
+        for each in (sets if oversize == "split" else sets[:1])
+    ]
+    samples = [_Sample.of(table, seed, sample) for table in tables]
+    # Without splitting, all budgets are tried on one sample.
+    samples *= len(sets) // len(samples)
     outcomes = tuple(
-        _pack(_fitting(drawn, each), each, int(size), ranks, settings).of_all(n / max(m, 1))
-        for each in sets
+        _pack(_fitting(some.drawn, each), each, int(size), ranks, packer or {}).of_all(some.share)
+        for each, some in zip(sets, samples, strict=True)
         for size in pool_sizes
     )
-    frontier = _frontier(drawn.take(np.arange(min(m, FRONTIER_SAMPLE))), sets[0], settings)
-    error = _sampling_error(drawn, sets[0], n)
+    return _found(tables[0], samples[0].drawn, sets[0], outcomes, packer or {})
+
+
+def _found(
+    table: Examples,
+    drawn: Examples,
+    budgets: Mapping[str, int],
+    outcomes: tuple[PoolOutcome, ...],
+    settings: Mapping[str, Any],
+) -> Simulation:
+    """What the outcomes say together, for the first set of budgets."""
+    few = drawn.take(np.arange(min(len(drawn.indices), FRONTIER_SAMPLE)))
     found = Simulation(
         examples=table.total,
-        simulated=m,
+        simulated=len(drawn.indices),
         unmeasured=table.unmeasured,
         oversize=len(table.oversize),
-        sampling_error=error,
+        sampling_error=_sampling_error(drawn, budgets, len(table.indices)),
         outcomes=outcomes,
-        frontier=frontier,
-        histograms={name: _histogram(drawn.costs[name], sets[0][name]) for name in sets[0]},
+        frontier=_frontier(few, budgets, settings),
+        histograms={name: _histogram(drawn.costs[name], budgets[name]) for name in budgets},
         advice=(),
+        split=table.split,
     )
     return _with_advice(found, table)
+
+
+def _check_oversize(oversize: str) -> None:
+    if oversize not in ("drop", "split"):
+        raise BudgetError(f"oversize must be 'drop' or 'split', got {oversize!r}")
+
+
+class _Sample(NamedTuple):
+    """What is packed of a table, and how many times as much there is."""
+
+    drawn: Examples
+    share: float
+
+    @classmethod
+    def of(cls, table: Examples, seed: int, sample: int | None) -> _Sample:
+        order = _order(len(table.indices), seed, sample)
+        return cls(table.take(order), len(table.indices) / max(len(order), 1))
+
+
+def _table(
+    costs: Any,
+    columns: Mapping[str, npt.NDArray[np.int64]],
+    budgets: Mapping[str, int],
+    weights: Mapping[str, float],
+    splits: bool,
+) -> Examples:
+    """What can be packed, perhaps with parts in place of examples over a budget."""
+    if not splits:
+        return Examples.of(columns, budgets, weights)
+    found = expand(columns, getattr(costs, "branches", None), budgets)
+    made = Examples.of(found.columns, budgets, weights)
+    return replace(made, oversize=found.origin[made.oversize], split=found.split, branchy=0)
 
 
 def _order(n: int, seed: int, sample: int | None) -> npt.NDArray[np.int64]:

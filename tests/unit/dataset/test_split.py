@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 
 import numpy as np
 import pytest
 import treepack as tp
-from helpers import cases, tiny_models
+from helpers import cases
 from helpers.large_trees import BUDGETS, large_tree, large_trees, trained
 from helpers.simulated.interrupts import files_of, interrupted
 from helpers.tree_sources import SavedStream
 from treepack import errors
 from treepack._reference import splitting
 from treepack.dataset.shards.examples import Arrival, Examples
-from treepack.dataset.shards.parts import first_fit
 from treepack.dataset.state import shards_of
-from treepack.sources.conversations import Conversations
+from treepack.packing.splitting import first_fit
 from treepack.testing import (
     assert_batches_equal,
     check_exactly_once,
@@ -324,80 +322,3 @@ def test_split_trees_are_counted_in_reports():
     report = statistics.report()
     assert report["treepack/split_total"] == sum(map(over, trees)) > 3
     assert report["treepack/truncated_total"] == 0
-
-
-def conversations(n=14):
-    """Examples with an image or a system prompt, and more to say about it than a row holds."""
-    rng = np.random.default_rng(12)
-    found = []
-    for i in range(n):
-        turns = [[(f"Q{i}.{j}", "ab " * int(rng.integers(1, 12)))] for j in range(rng.integers(13))]
-        media = [("image", tiny_models.photo(i))] if i % 3 else []
-        branches = [*turns, [("last", "one")]]
-        found.append(Conversations(branches, media, system="Be brief." * (i % 2), key=f"c{i}"))
-    return found
-
-
-class Loaded:
-    """An iterable of conversations that can go back."""
-
-    def __init__(self, items):
-        self.items, self.next = items, 0
-
-    def state_dict(self):
-        return {"next": self.next}
-
-    def load_state_dict(self, state):
-        self.next = state["next"]
-
-    def __iter__(self):
-        start, self.next = self.next, 0
-        for index in range(start, len(self.items)):
-            self.next = index + 1
-            yield self.items[index]
-
-
-@pytest.mark.parametrize("most", [None, 20])
-@pytest.mark.parametrize("name", ["qwen3_vl", "molmo2"])
-def test_conversations_are_split_by_their_outline_as_their_trees_are(name, most):
-    family, source = tiny_models.find(name), conversations()
-    options = {
-        "budgets": {"tokens": 260, family.vision_cost: 600},
-        "family": family,
-        "max_branch_tokens": most,
-        "vision_on_every_row": True,
-    }
-    trees = [family.load(one) for one in source]
-    rows, expected = list(stream(source, **options)), list(stream(trees, **options))
-    assert rows[-1]["treepack"].stats["split"] > 1
-    assert (rows[-1]["treepack"].stats["truncated"] > 2) == (most is not None)
-    for row, other in zip(rows, expected, strict=True):
-        assert_batches_equal(row, other)
-        assert row["input_ids"].shape[1] <= 260
-    streamed = stream(Loaded(source), virtual_shards=1, **options)
-    for packed in (stream(source, **options), streamed):
-        check_exactly_once(packed, [one.key for one in source])
-        check_resume_everywhere(packed, every=3)
-    if most is None:
-        costs = tp.costs.measure(source, family, workers=0)
-        for row, other in zip(stream(source, costs=costs, **options), rows, strict=True):
-            assert_batches_equal(row, other)
-
-
-def test_a_transform_is_of_the_whole_tree():
-    family, source = tiny_models.find("qwen3_vl"), conversations()
-    seen = []
-
-    def weighed(tree):
-        seen.append(len(tree.children))
-        tree = copy.copy(tree)
-        tree.children = tree.children[:-1] or tree.children
-        return tree
-
-    options = {"budgets": {"tokens": 260, "patches": 600}, "family": family, "transform": weighed}
-    packed = stream(source, on_cost_mismatch="requeue", **options)
-    rows = list(packed)
-    assert set(seen) == {len(family.load(one).children) for one in source}
-    trees = [weighed(family.load(one)) for one in source]
-    assert trained(rows) == trained([tp.collate([tree], family=family) for tree in trees])
-    check_resume_everywhere(packed, every=3)

@@ -14,6 +14,7 @@ import transformers as hf
 import treepack as tp
 from helpers import tiny_models
 from helpers.text_rows import random_trees
+from helpers.tree_sources import SavedItems
 from torch.utils.data import DataLoader
 from treepack.errors import AttentionError, BatchError, DatasetError, StateError
 
@@ -224,31 +225,13 @@ def test_attention_alone_is_not_enough(tmp_path):
 
 
 def test_evaluation_leaves_an_iterable_where_it_is(tmp_path):
-    data = tp.PackedDataset(Going(make_data().source), budgets={"tokens": 64}, pool_size=6)
+    data = tp.PackedDataset(SavedItems(make_data().source), budgets={"tokens": 64}, pool_size=6)
     trainer = make_trainer(tmp_path, data=data)
     reader = iter(data)
     rows = [next(reader) for _ in range(3)]
     assert trainer.evaluate(data)["eval_loss"] > 0
     keys = [key for row in [*rows, *reader] for key in row["treepack"].keys]
     assert sorted(keys) == list(range(60))
-
-
-class Going:
-    """An iterable that saves its place."""
-
-    def __init__(self, items):
-        self.items, self.next = items, 0
-
-    def state_dict(self):
-        return {"next": self.next}
-
-    def load_state_dict(self, state):
-        self.next = state["next"]
-
-    def __iter__(self):
-        while self.next < len(self.items):
-            self.next += 1
-            yield self.items[self.next - 1]
 
 
 def test_a_stock_trainer_cannot_lose_packs(tmp_path):

@@ -32,7 +32,7 @@ BUDGETS = {"tokens": 100, "crops": 8}
         (COSTS, {"seed": -1}, errors.BudgetError, ["seed", "-1"]),
         (COSTS, {"order": "sorted"}, errors.BudgetError, ["order", "sorted", "shuffled", "kept"]),
         (COSTS, {"effort": "most"}, errors.BudgetError, ["effort", "most", "best"]),
-        (COSTS, {"oversize": "split"}, errors.BudgetError, ["oversize", "split", "alone"]),
+        (COSTS, {"oversize": "splat"}, errors.BudgetError, ["oversize", "splat", "alone"]),
     ],
 )
 def test_bad_input_is_named(costs, options, error, says):

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.dataset.shards.base import Plan, Shard
+from treepack.dataset.shards.examples import Arrival
 from treepack.dataset.state import Cut, Window
 from treepack.packing.balance import UNITS, Balance, arrange
 from treepack.packing.examples import weighed
@@ -172,11 +173,25 @@ def weigh(plans: Sequence[Plan], source: Any, weights: Mapping[str, float]) -> I
         # A part of a tree takes about its share of the whole.
         for place, (arrival, cost) in enumerate(entries):
             if arrival.part is not None:
-                each[place] *= cost["tokens"] / int(columns["tokens"][place])
+                whole = int(columns["tokens"][place])
+                each[place] *= _part_tokens(arrival, cost, whole, source) / whole
     starts = np.cumsum([0, *(len(plan.entries) for plan in plans[:-1])])
     units = np.rint(each * UNITS).astype(np.int64)
     found: Int64 = np.add.reduceat(units, starts)
     return found
+
+
+def _part_tokens(arrival: Arrival, cost: Mapping[str, int], whole: int, source: Any) -> int:
+    if "tokens" in cost:
+        return cost["tokens"]
+    # Of packs that were made before, which name examples alone.
+    found = source.branches(arrival.index) if hasattr(source, "branches") else None
+    if found is None:
+        return whole
+    ends = arrival.part or ()
+    lengths: list[int] = found[0]
+    own = [n for a, b in zip(ends[::2], ends[1::2], strict=True) for n in lengths[a:b]]
+    return whole - sum(lengths) + sum(own)
 
 
 def _columns(source: Any, indices: list[int]) -> dict[str, Int64]:

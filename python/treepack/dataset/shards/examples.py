@@ -10,9 +10,10 @@ import numpy as np
 
 from treepack.batch.layout import check_mask
 from treepack.dataset._settings import Settings
-from treepack.dataset.shards.parts import Stretches, Unit, cut_out, parts_of, shorten, units_of
+from treepack.dataset.shards.parts import cut_out, shorten
 from treepack.dataset.state import Key
 from treepack.errors import DataError, DatasetError, OversizeError, TreepackError
+from treepack.packing.splitting import Stretches, Unit, not_split, parts_of, stays_with, units_of
 from treepack.sources.protocol import load_example
 from treepack.tree import MessageTree, example_name
 
@@ -122,7 +123,7 @@ class Examples:
         after = before if self.most is None else [min(n, self.most) for n in before]
         lost = [n - left for n, left in zip(before, after, strict=True)]
         costs = {**outline.costs, "tokens": outline.costs["tokens"] - sum(lost)}
-        units = [] if is_one_node else units_of(after, item.roles)
+        units = [] if is_one_node else units_of(after, stays_with(item.roles))
         return costs, units, (sum(n > 0 for n in lost), sum(lost))
 
     def split(
@@ -141,18 +142,40 @@ class Examples:
             TreepackError: it cannot be loaded; the message names the example.
         """
         try:
-            item, real, units = self._shape(arrival)
+            item, real, units = self._known_shape(arrival, cost) or self._shape(arrival)
         except Exception as error:
             raise failed("splitting", arrival.name, error) from error
         self._check_cost(arrival, item, real, cost)
         try:
             parts = parts_of(units, real, budgets)
         except OversizeError as error:
-            raise OversizeError(
-                f"{example_name(arrival.name)} is over a budget and cannot be split: {error}; "
-                'raise the budget, or set oversize=("split", "drop") or ("split", "alone")'
-            ) from None
+            raise not_split(example_name(arrival.name), error) from None
         return [(arrival.cut_to(part.stretches), self._named(part.cost)) for part in parts]
+
+    def count_branches(self, arrival: Arrival) -> int:
+        """Branches of an example that waits, as far as they are known without loading it."""
+        item = arrival.item
+        if isinstance(item, MessageTree):
+            return len(item.children)
+        if item is not None:
+            return len(getattr(item, "branches", ()))
+        known = self._table_branches(arrival)
+        if known is not None:
+            return len(known[0])
+        return int(self.source.measure(arrival.index).get("branches", 0))
+
+    def _table_branches(self, arrival: Arrival) -> Any:
+        branches = getattr(self.source, "branches", None)
+        return None if branches is None else branches(arrival.index)
+
+    def _known_shape(
+        self, arrival: Arrival, cost: Mapping[str, int]
+    ) -> tuple[Any, Mapping[str, int], list[Unit]] | None:
+        """The same as `_shape` from a table, which knows nothing of what a transform makes."""
+        if arrival.item is not None or self.transform is not None or arrival.index is None:
+            return None
+        found = self._table_branches(arrival)
+        return None if found is None else (None, cost, units_of(*found))
 
     def _shape(self, arrival: Arrival) -> tuple[Any, dict[str, int], list[Unit]]:
         """The item of an arrival, what it costs, and its branches."""
@@ -167,7 +190,8 @@ class Examples:
                 return item, costs, units
             tree = self._made(item, arrival.name)
         lengths = [child.n_tokens for child in tree.children]
-        return tree, tree.cost, units_of(lengths, [child.role for child in tree.children])
+        joined = stays_with([child.role for child in tree.children])
+        return tree, tree.cost, units_of(lengths, joined)
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
         # A state is JSON, which has no numbers of numpy.

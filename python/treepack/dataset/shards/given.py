@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import DatasetError
+from treepack.packing.splitting import Stretches
+from treepack.sources.costs.shared import SharedArrays
 
 
 class GivenPacks:
@@ -17,7 +19,9 @@ class GivenPacks:
 
     Args:
         packs: what `treepack.pack` gives: anything with ``offsets``, integers ``[packs + 1]``, and
-            ``members``, integers ``[n]``, the indices of examples. They are shared, not copied.
+            ``members``, integers ``[n]``, the indices of examples; and, where some are parts of
+            trees, ``part_offsets`` and ``part_ends``, as `Packs` has them. They are shared, not
+            copied.
         length: number of examples of the source.
 
     Raises:
@@ -25,6 +29,7 @@ class GivenPacks:
 
     Attributes:
         budgets: those that the packs were made for, or ``None`` if they do not say.
+        has_parts: whether some members are parts of trees.
         digest: sixteen hexadecimal digits that other packs do not have.
     """
 
@@ -46,11 +51,30 @@ class GivenPacks:
             )
         budgets = getattr(packs, "settings", {}).get("budgets")
         self.budgets: Mapping[str, int] | None = dict(budgets) if budgets else None
+        self.has_parts = getattr(packs, "part_offsets", None) is not None
+        self._parts: tuple[npt.NDArray[np.integer[Any]], ...] = (
+            (_integers(packs, "part_offsets"), _integers(packs, "part_ends"))
+            if self.has_parts
+            else ()
+        )
         self.digest = self._digest()
+        # What workers are sent, made when the first one is.
+        self._shared: SharedArrays | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._shared is None:
+            parts = dict(zip(("part_offsets", "part_ends"), self._parts, strict=False))
+            self._shared = SharedArrays({"offsets": self.offsets, "members": self.members, **parts})
+        return {**self.__dict__, "offsets": None, "members": None, "_parts": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.offsets, self.members, *parts = state["_shared"].arrays.values()
+        self._parts = tuple(parts)
 
     def _digest(self) -> str:
         told = hashlib.sha256()
-        for array in (self.offsets, self.members):
+        for array in (self.offsets, self.members, *self._parts):
             told.update(np.ascontiguousarray(array, "<i8").data)
         return told.hexdigest()[:16]
 
@@ -60,6 +84,24 @@ class GivenPacks:
     def __getitem__(self, index: int) -> list[int]:
         members: list[int] = self.members[self.offsets[index] : self.offsets[index + 1]].tolist()
         return members
+
+    def part(self, index: int, place: int) -> Stretches | None:
+        """Which branches of an example a pack has; ``None`` for all.
+
+        Args:
+            index: of the pack.
+            place: of the example in it.
+        """
+        if not self._parts:
+            return None
+        offsets, ends = self._parts
+        member = int(self.offsets[index]) + place
+        return tuple(ends[offsets[member] : offsets[member + 1]].tolist()) or None
+
+    @property
+    def more_parts(self) -> int:
+        """How many more members there are than examples, since trees were split."""
+        return len(self.members) - len(np.unique(self.members)) if self._parts else 0
 
 
 def _integers(packs: Any, name: str) -> npt.NDArray[np.integer[Any]]:

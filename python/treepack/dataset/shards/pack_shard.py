@@ -67,10 +67,10 @@ class PackShard(Shard):
         self._counters["packs"] += 1
         # Nothing was measured: `fits` checks the pack as a whole.
         entries: list[tuple[Arrival, dict[str, int]]] = [
-            (Arrival(position, member, None), {}) for position, _, member in self._waiting
+            (self._arrival(*each), {}) for each in self._waiting
         ]
         self._waiting.clear()
-        if len(entries) == 1:
+        if len(entries) == 1 and entries[0][0].part is None:
             self._count_oversize(entries[0][0].index)
         return Plan(entries, [])
 
@@ -128,12 +128,16 @@ class PackShard(Shard):
         """Which pack stands at a position."""
         return self._reader.recall(position).index or 0
 
+    def _arrival(self, position: int, place: int, member: int) -> Arrival:
+        part = self._packs.part(self._number(position), place) if self._packs.has_parts else None
+        return Arrival(position, member, None, part)
+
     def _load(self) -> None:
         while self._waiting:
             position, place, member = self._waiting.popleft()
             try:
                 # Nothing was measured: the pack as a whole is checked against the budgets.
-                tree = self._examples.load(Arrival(position, member, None), {})
+                tree = self._examples.load(self._arrival(position, place, member), {})
                 self._loaded.append((position, place, tree))
             except TreepackError as error:
                 self._failed(error)

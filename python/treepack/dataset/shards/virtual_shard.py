@@ -12,6 +12,7 @@ from treepack.dataset.shards.examples import Arrival, CostMismatchError, Example
 from treepack.dataset.shards.readers import Reader
 from treepack.dataset.state import Key, ShardState, position_of, read_key, saved_key
 from treepack.errors import OversizeError, TreepackError
+from treepack.packing.splitting import split_hint
 from treepack.tree import MessageTree
 
 Cost = dict[str, int]
@@ -41,6 +42,7 @@ class VirtualShard(Shard):
         self._reader_has_ended = False
         self._examples = examples
         self._packer = policy.make_packer()
+        self._drops = policy.drops
         # By key: the examples in the packer, and those selected that are not loaded yet.
         self._held: dict[Key, tuple[Arrival, Cost]] = {}
         self._selected: deque[Key] = deque()
@@ -205,9 +207,9 @@ class VirtualShard(Shard):
                 self._note_truncated(arrival)
         if self._policy.splits and self._splits(arrival, cost):
             return None
-        dropped = self._packer.counters["dropped"] if self._policy.drops else 0
+        dropped = self._packer.counters["dropped"] if self._drops else 0
         pack = self._checked_push(arrival, cost)
-        if self._policy.drops and self._packer.counters["dropped"] > dropped:
+        if self._drops and self._packer.counters["dropped"] > dropped:
             self._arriving.add(f"example {arrival.name!r} is over a budget, and dropped")
         else:
             self._held[arrival.key] = arrival, cost
@@ -254,6 +256,8 @@ class VirtualShard(Shard):
         except TreepackError as error:
             # The packer knows the example by its position; the user by its key.
             text = str(error).replace(f"example {arrival.key}", f"example {arrival.name!r}", 1)
+            if isinstance(error, OversizeError) and not self._policy.splits:
+                text += split_hint(self._examples.count_branches(arrival))
             raise type(error)(text) from None
 
     def _load_selected(self) -> None:

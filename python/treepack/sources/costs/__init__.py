@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from treepack.sources.costs.branches import Branches
 from treepack.sources.costs.files import from_numpy, from_parquet, read
 from treepack.sources.costs.table import CostTable, OrderedTabledSource, TabledSource
 
 __all__ = [
+    "Branches",
     "CostTable",
     "OrderedTabledSource",
     "TabledSource",

@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import CostError
-from treepack.sources.costs.parquet import KEY, NAME, REASON, SETTINGS, pyarrow
+from treepack.sources.costs.parquet import (
+    BRANCH_JOINED,
+    BRANCH_TOKENS,
+    KEY,
+    NAME,
+    REASON,
+    SETTINGS,
+    pyarrow,
+    read_branches,
+)
 from treepack.sources.costs.table import UNKNOWN, CostTable
 from treepack.sources.costs.traces import read_csv, read_lines
 
@@ -55,7 +64,8 @@ def from_parquet(
 
     Args:
         path: of the file or folder.
-        names: columns to read; by default every column of integers but the key.
+        names: columns to read; by default every column of integers but the key, and the lists
+            ``branch_tokens`` where there are such, which name themselves here like others.
         key: column with the source's index of each entry. ``None``, or a column that is not there
             or holds no integers, takes the entries in the order of the file.
 
@@ -78,6 +88,10 @@ def from_parquet(
     schema = pq.ParquetDataset(Path(path)).schema
     whole = {field.name for field in schema if pa.types.is_integer(field.type)}
     wanted = [n for n in schema.names if n in whole and n != key] if names is None else list(names)
+    lists = [name for name in (BRANCH_TOKENS, BRANCH_JOINED) if name in schema.names]
+    if names is not None and BRANCH_TOKENS not in wanted:
+        lists = []
+    wanted = [name for name in wanted if name not in lists]
     if not wanted or not whole.issuperset(wanted):
         raise CostError(
             f"{os.fspath(path)} has no integer columns {[n for n in wanted if n not in whole]}; "
@@ -85,13 +99,17 @@ def from_parquet(
         )
     has_keys = key in whole
     told = [REASON] if REASON in schema.names else []
-    table = pq.read_table(path, columns=[*wanted, *([key] if has_keys else []), *told])
+    table = pq.read_table(path, columns=[*wanted, *([key] if has_keys else []), *told, *lists])
     columns = {name: _filled(table.column(name)) for name in wanted}
     keys = _filled(table.column(key)) if has_keys else None
     reasons = _reasons(table, keys) if told else {}
     settings = (schema.metadata or {}).get(SETTINGS)
     return CostTable(
-        columns, keys, settings=json.loads(settings) if settings else None, reasons=reasons
+        columns,
+        keys,
+        settings=json.loads(settings) if settings else None,
+        reasons=reasons,
+        branches=read_branches(table),
     )
 
 

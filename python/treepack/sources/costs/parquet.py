@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from treepack.sources.costs.branches import Branches
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEY, NAME, REASON = "key", "name", "error"
 """Columns beside the costs: the index in the source, what errors call the example, and why it has
 no costs."""
+
+BRANCH_TOKENS, BRANCH_JOINED = "branch_tokens", "branch_joined"
+"""Columns of lists, an entry for each branch: its tokens, and whether it stays with the one before
+it."""
 
 SETTINGS = b"treepack"
 """Name in the metadata under which the settings of the costs stand, as JSON."""
@@ -56,15 +62,18 @@ def write_parquet(
     columns: Columns,
     reasons: Mapping[int, str],
     settings: Mapping[str, Any] | None,
+    branches: Branches | None = None,
 ) -> None:
     """Write a whole table; see `CostTable.to_parquet`."""
     n = len(next(iter(columns.values())))
-    write_pieces(path, [(np.arange(n), columns, None, reasons)], settings, bool(reasons))
+    write_pieces(path, [(np.arange(n), columns, None, reasons, branches)], settings, bool(reasons))
 
 
 def write_pieces(
     path: str | os.PathLike[str],
-    pieces: Iterable[tuple[npt.NDArray[Any], Columns, list[str] | None, Mapping[int, str]]],
+    pieces: Iterable[
+        tuple[npt.NDArray[Any], Columns, list[str] | None, Mapping[int, str], Branches | None]
+    ],
     settings: Mapping[str, Any] | None,
     has_reasons: bool,
 ) -> None:
@@ -72,7 +81,7 @@ def write_pieces(
 
     Args:
         path: of the file, which appears when it is whole.
-        pieces: keys, costs, names and reasons of some examples each; at least one piece.
+        pieces: keys, costs, names, reasons and branches of some examples each; at least one piece.
         settings: what the costs depend on.
         has_reasons: whether there is a column for them.
     """
@@ -80,12 +89,14 @@ def write_pieces(
     told = {} if settings is None else {SETTINGS: json.dumps(settings).encode()}
     with appearing(path) as unfinished:
         writer = None
-        for keys, columns, names, reasons in pieces:
+        for keys, columns, names, reasons, branches in pieces:
             arrays = {KEY: pa.array(keys, pa.int64())}
             if names is not None:
                 arrays[NAME] = pa.array(names, pa.string())
             for name, column in columns.items():
                 arrays[name] = pa.array(column.astype(np.int64), mask=column < 0)
+            if branches is not None:
+                arrays |= _lists(pa, branches)
             if has_reasons:
                 found = [reasons.get(key) for key in keys.tolist()]
                 arrays[REASON] = pa.array(found, pa.string())
@@ -95,3 +106,31 @@ def write_pieces(
             writer.write_table(table.replace_schema_metadata(told))
         if writer is not None:
             writer.close()
+
+
+def _lists(pa: Any, branches: Branches) -> dict[str, Any]:
+    offsets = pa.array(branches.offsets, pa.int64())
+    values = {
+        BRANCH_TOKENS: pa.array(branches.tokens, pa.int32()),
+        BRANCH_JOINED: pa.array(branches.is_joined, pa.bool_()),
+    }
+    return {name: pa.LargeListArray.from_arrays(offsets, each) for name, each in values.items()}
+
+
+def read_branches(table: Any) -> Branches | None:
+    """The branches of a table of Arrow, or ``None`` if it has none.
+
+    Args:
+        table: with or without the two columns of lists; null is a list without entries.
+    """
+    import pyarrow.compute as pc
+
+    if BRANCH_TOKENS not in table.column_names:
+        return None
+    lists = table.column(BRANCH_TOKENS)
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    joined = None
+    if BRANCH_JOINED in table.column_names:
+        joined = pc.list_flatten(table.column(BRANCH_JOINED)).to_numpy()
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+    return Branches(offsets, pc.list_flatten(lists).to_numpy(), joined)

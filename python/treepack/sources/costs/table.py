@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import CostError, DatasetError
+from treepack.sources.costs.branches import Branches, Lengths
 from treepack.sources.costs.parquet import write_parquet
+from treepack.sources.costs.shared import SharedArrays
 from treepack.sources.protocol import OrderedSource, is_map_style, load_example
 
 UNKNOWN = -1
@@ -31,14 +33,18 @@ class CostTable:
             is known of them. A `PackedDataset` whose model family has other settings rejects the
             table.
         reasons: why an example could not be measured, by its index.
+        branches: tokens of the branches of each entry, a ``treepack.costs.Branches``, so that trees
+            can be split without being loaded (``oversize="split"``).
 
     Attributes:
         names: of the costs, in the order of the columns.
         settings: as given.
         reasons: as given.
+        branches: in the order of the examples, or ``None``.
 
     Raises:
-        CostError: there are no columns, a column is not integers ``[n]``, or the keys are not the
+        CostError: there are no columns, a column is not integers ``[n]``, there are branches of
+            another number of examples, or the keys are not the
             numbers from 0 to ``n - 1``, each once.
 
     Example:
@@ -56,6 +62,7 @@ class CostTable:
         *,
         settings: Mapping[str, Any] | None = None,
         reasons: Mapping[int, str] | None = None,
+        branches: Branches | None = None,
     ) -> None:
         arrays = {name: np.asarray(column) for name, column in columns.items()}
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -75,6 +82,13 @@ class CostTable:
             name: _narrow(array if order is None else array[order])
             for name, array in arrays.items()
         }
+        if branches is not None and len(branches) != self._n:
+            raise CostError(
+                f"there are branches of {len(branches)} examples and costs of {self._n}"
+            )
+        self.branches = branches if branches is None or order is None else branches.take(order)
+        # What workers are sent, made when the first one is.
+        self._shared: SharedArrays | None = None
         self._gaps = frozenset(self.unmeasured.tolist())
 
     @property
@@ -103,6 +117,22 @@ class CostTable:
             reason = self.reasons.get(index, "it could not be measured when the table was made")
             raise CostError(f"example {index}: the table has no costs of it: {reason}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        arrays = {f"cost {place}": self._columns[name] for place, name in enumerate(self.names)}
+        if self.branches is not None:
+            arrays |= self.branches.arrays
+        if self._shared is None:
+            self._shared = SharedArrays(arrays)
+        return {**self.__dict__, "_columns": None, "branches": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        arrays = state["_shared"].arrays
+        places = enumerate(self.names)
+        self._columns = {name: arrays[f"cost {place}"] for place, name in places}
+        if "offsets" in arrays:
+            self.branches = Branches.of_arrays(arrays)
+
     def __repr__(self) -> str:
         unmeasured = len(self.unmeasured)
         more = f", {unmeasured} of them unmeasured" if unmeasured else ""
@@ -112,8 +142,9 @@ class CostTable:
         """Write the table to a file that `from_parquet` reads; needs pyarrow, the extra ``data``.
 
         The columns are ``key``, the index of the example, and the costs, null where an example
-        could not be measured; then there is a column ``error``, too. The file appears when it is
-        whole, and replaces one of that name.
+        could not be measured; then there is a column ``error``, too. The tokens of branches, if
+        they are known, are lists, ``branch_tokens`` and ``branch_joined``. The file appears when it
+        is whole, and replaces one of that name.
 
         Args:
             path: of the file; its folder must exist.
@@ -131,7 +162,7 @@ class CostTable:
             >>> again, again.reasons
             (CostTable(2 examples: tokens, 1 of them unmeasured), {1: 'no such file'})
         """
-        write_parquet(path, self._columns, self.reasons, self.settings)
+        write_parquet(path, self._columns, self.reasons, self.settings, self.branches)
 
     def attach(self, source: Any) -> TabledSource:
         """The same source with a ``measure`` that looks costs up, in the same order.
@@ -193,6 +224,10 @@ class TabledSource:
     def measure(self, index: int) -> dict[str, int]:
         """The cost of an example, without loading it."""
         return self.costs[index]
+
+    def branches(self, index: int) -> Lengths | None:
+        """Tokens of each branch of an example; ``None`` where the table does not have them."""
+        return None if self.costs.branches is None else self.costs.branches[index]
 
     def load(self, index: int) -> Any:
         """The example."""
