@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from treepack.errors import AttentionError
+
 Result = TypeVar("Result")
 
 HOOKS = "_treepack_deferred"
@@ -28,6 +30,7 @@ def call_within_hooks(head: Any, job: Callable[[], Result], hidden: Tensor) -> R
         hidden: float ``[.., L, H]``, what the head is called with.
     """
     if HOOKS not in vars(head):
+        check_whole(head)
         return job()
     found: list[Result] = []
 
@@ -40,4 +43,25 @@ def call_within_hooks(head: Any, job: Callable[[], Result], hidden: Tensor) -> R
         head(hidden)
     finally:
         vars(head).pop(JOB, None)
-    return found[0]
+    # Hooks that see a reason to stand aside have not called it.
+    return found[0] if found else job()
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether a parameter is a part of one that ranks share: that of FSDP outside of a forward."""
+    return type(parameter.data).__name__ == "DTensor"
+
+
+def check_whole(head: Any) -> None:
+    """Reject a head whose weights are not whole where its deferred logits are needed.
+
+    Raises:
+        AttentionError: they are sharded.
+    """
+    if any(map(is_sharded, head.parameters())):
+        raise AttentionError(
+            f"the weights of the head ({type(head).__name__}) are sharded here, after the model "
+            "has run, and its logits are deferred; shard the head as a unit of its own, "
+            "fully_shard(model.get_output_embeddings()), or do not reshard the model itself after "
+            "its forward"
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from treepack.errors import AttentionError
-from treepack.hf.head.calls import call_within_hooks
+from treepack.hf.head.calls import call_within_hooks, is_sharded
 from treepack.hf.head.rows import by_rows
 from treepack.hf.head.slices import by_slices, is_plain
 from treepack.hf.head.wanted import Found, Op, Wanted, apply
@@ -67,7 +67,7 @@ class Source(NamedTuple):
     ops: tuple[Op, ...]
     dtype: torch.dtype
     autocast: bool
-    versions: tuple[int, ...]
+    versions: tuple[int | None, ...]
 
 
 class DeferredLogits(Tensor):  # type: ignore[misc]
@@ -180,7 +180,7 @@ class DeferredLogits(Tensor):  # type: ignore[misc]
     def _call(self, job: Callable[[Any, Tensor], Result]) -> Result:
         """What a job finds with head and hidden states, as the head was called before."""
         head = self._source.head
-        if versions(head) != self._source.versions:
+        if _have_changed(self._source.versions, versions(head)):
             raise AttentionError(
                 f"the weights of the head ({type(head).__name__}) have changed since these logits "
                 "were deferred (an optimiser step?), so they can no longer be computed; look at "
@@ -200,9 +200,18 @@ class DeferredLogits(Tensor):  # type: ignore[misc]
         return context
 
 
-def versions(head: Any) -> tuple[int, ...]:
-    """How often each parameter of a head has been changed in place."""
-    return tuple(0 if p.is_inference() else p._version for p in head.parameters())
+def versions(head: Any) -> tuple[int | None, ...]:
+    """How often each parameter of a head has been changed in place; unknown of a sharded one."""
+    return tuple(
+        None if is_sharded(p) or p.is_inference() else p._version for p in head.parameters()
+    )
+
+
+def _have_changed(before: Sequence[int | None], now: Sequence[int | None]) -> bool:
+    if len(before) != len(now):
+        return True
+    pairs = zip(before, now, strict=True)
+    return any(a != b for a, b in pairs if a is not None and b is not None)
 
 
 def _name(func: Callable[..., Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from treepack.errors import AttentionError
-from treepack.hf.head.calls import HOOKS, JOB
+from treepack.hf.head.calls import HOOKS, JOB, check_whole, is_sharded
 from treepack.hf.head.deferred import DeferredLogits, Source, versions
 
 HIDDEN = "_treepack_hidden"
@@ -61,6 +61,8 @@ class _Uses(torch.autograd.Function):  # type: ignore[misc]
 
 def _keep_hidden(head: nn.Module, args: tuple[Any, ...]) -> Any:
     """Let the head itself run on one position: it tells shape and dtype, and hooks run as usual."""
+    if JOB in vars(head):
+        check_whole(head)
     if torch.compiler.is_compiling() or not args or not _can_be_deferred(head, args[0]):
         return None
     vars(head)[HIDDEN] = hidden = args[0]
@@ -91,7 +93,7 @@ def _can_be_deferred(head: nn.Module, hidden: Any) -> bool:
     """Whether a head has whole weights, and whole hidden states: no tensor parallelism."""
     if type(hidden) is not Tensor or hidden.ndim < 2:
         return False
-    return not any(type(p.data).__name__ == "DTensor" for p in head.parameters())
+    return not any(map(is_sharded, head.parameters()))
 
 
 def _tell_if_computed(model: nn.Module, _: Any, output: Any) -> None:
