@@ -22,6 +22,7 @@ LAYOUTS = {
     "ddp, logits alone": UNTIED,
     "ddp, unused, logits alone": UNTIED,
     "fsdp2": UNTIED,
+    "fsdp2, logits alone": UNTIED,
     "fsdp2, tied": TIED,
     "fsdp2, head": UNTIED,
     "fsdp2, head, logits alone": UNTIED,
