@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import torch
 import treepack as tp
@@ -131,9 +132,26 @@ def late_error(rank):
     return ""
 
 
+def tensor_parallel(world):
+    """Loss, gradient of the head and warnings where ranks share the head's weight."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    model = make("fsdp2", "deferred")
+    split = {"lm_head": ColwiseParallel(output_layouts=Replicate())}
+    model = parallelize_module(model, init_device_mesh("cpu", (world,)), split)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        loss = model(**packs_of(0)[0]).loss
+    loss.backward()
+    messages = [str(each.message) for each in told if "deferred" in str(each.message)]
+    return loss.item(), whole(model.lm_head.weight.grad), messages
+
+
 def train_all(rank, world):
     found = {layout: train(rank, world, layout) for layout in LAYOUTS}
-    return {**found, "late": late_error(rank)}
+    return {**found, "late": late_error(rank), "shared": tensor_parallel(world)}
 
 
 def train_alone(layout):

@@ -31,3 +31,14 @@ def test_two_ranks_are_one_process(outcomes, layout):
 def test_a_head_that_is_sharded_when_it_is_needed_is_named(outcomes):
     for rank in outcomes:
         assert "the head (Linear) are sharded here, after the model has run" in rank["late"]
+
+
+def test_a_head_that_ranks_share_computes_all_logits_and_is_named(outcomes):
+    model = ranks.make("fsdp2", "full")
+    expected = model(**ranks.packs_of(0)[0]).loss
+    expected.backward()
+    for rank in outcomes:
+        loss, gradient, (message,) = rank["shared"]
+        assert loss == pytest.approx(expected.item(), rel=1e-12)
+        torch.testing.assert_close(gradient, model.lm_head.weight.grad, rtol=0, atol=ERROR)
+        assert "the weights of its head (Linear) are sharded" in message

@@ -63,6 +63,8 @@ def _keep_hidden(head: nn.Module, args: tuple[Any, ...]) -> Any:
     """Let the head itself run on one position: it tells shape and dtype, and hooks run as usual."""
     if JOB in vars(head):
         check_whole(head)
+    # Of a call that has failed on the way.
+    vars(head).pop(HIDDEN, None)
     if torch.compiler.is_compiling() or not args or not _can_be_deferred(head, args[0]):
         return None
     vars(head)[HIDDEN] = hidden = args[0]
@@ -105,14 +107,18 @@ def _tell_if_computed(model: nn.Module, _: Any, output: Any) -> None:
     if is_deferred or not isinstance(logits, Tensor):
         return
     head: Any = model.get_output_embeddings()
-    reason = (
-        f"something between its head ({type(head).__name__}) and its loss needs them"
-        if HOOKS in vars(head)
-        else f"{type(head).__name__} has become its head since; prepare it again"
-    )
     warnings.warn(
         f'{type(model).__name__} was prepared with logits="deferred", but computed all its logits: '
-        f"{reason}. The loss is the same, and takes the memory that it takes without",
+        f"{_why_computed(head)}. The loss is the same, and takes the memory that it takes without",
         UserWarning,
         stacklevel=2,
     )
+
+
+def _why_computed(head: Any) -> str:
+    name = type(head).__name__
+    if HOOKS not in vars(head):
+        return f"{name} has become its head since; prepare it again"
+    if any(map(is_sharded, head.parameters())):
+        return f"the weights of its head ({name}) are sharded, as by tensor parallelism"
+    return f"something between its head ({name}) and its loss needs them"
