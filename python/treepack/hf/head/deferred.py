@@ -75,12 +75,12 @@ class DeferredLogits(Tensor):  # type: ignore[misc]
 
     Scaling and soft caps are put off, indices of positions apply to the hidden states, and
     `treepack.hf.token_logprobs` and `treepack.hf.weighted_loss` never make all logits. Everything
-    else does, each time, as if they had been there: so ``out.logits.argmax(-1)`` works. No more
-    than a gradient to the logits themselves is missing.
+    else makes them, each time it is asked, so ``out.logits.argmax(-1)`` works. Gradients to the
+    logits themselves are not kept.
 
     Raises:
-        AttentionError: when they are looked at: the head has changed since, so these logits can be
-            had no more, or its weights are sharded at this moment.
+        AttentionError: by whatever needs the head: its weights have changed since, so that these
+            logits can no longer be computed, or are sharded at this moment.
     """
 
     _source: Source
