@@ -14,12 +14,13 @@ import torch
 import transformers as hf
 import treepack as tp
 from helpers import tiny_models
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "trainers.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-LOOP, STATISTICS, TRAINER, ACCELERATE, EVALUATION, GENERATION, TREES, PREFERENCES = BLOCKS
+LOOP, STATISTICS, TRAINER, ACCELERATE, EVALUATION, GENERATION, TREES, *REST = BLOCKS
+DEFERRED, PREFERENCES = REST
 RATE = 0.1
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -154,7 +155,7 @@ def test_trees_of_your_own_train_a_text_model():
 
 def test_preferences_are_those_of_each_response_alone():
     made = example_data()
-    tools = {"cross_entropy": cross_entropy, "logsigmoid": logsigmoid}
+    tools = {"logsigmoid": logsigmoid}
     for tree in made["trees"]:
         for answer, role in zip(tree.children, ("chosen", "rejected"), strict=True):
             answer.role = role
@@ -186,3 +187,17 @@ def test_vision_language_models_take_trees_with_their_processor():
     dataset = tp.PackedDataset(trees, budgets=budgets, processor=processor)
     model = tp.hf.prepare(tiny_models.molmo2_model())
     assert all(model(**batch).loss > 0 for batch in dataset)
+
+
+def test_logits_can_be_deferred():
+    batch = next(iter(make_data()))
+    made = names(make_model(), batch=batch)
+    exec(DEFERRED, made)
+    plain = tp.hf.prepare(make_model())(**batch)
+    scores = plain.logits.log_softmax(-1)
+    entropy = -(scores.exp() * scores).sum(-1)
+    torch.testing.assert_close(made["out"].loss, plain.loss)
+    torch.testing.assert_close(made["entropy"], entropy, rtol=1e-5, atol=1e-5)
+    each = scores.gather(-1, batch["targets"][..., None])[..., 0]
+    torch.testing.assert_close(made["logprobs"], each, rtol=1e-5, atol=1e-5)
+    made["surprise"].backward()

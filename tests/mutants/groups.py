@@ -28,6 +28,11 @@ class Group(NamedTuple):
 
 GROUPS = {
     "loss": Group(("hf/loss.py",), ("tests/unit/hf/test_loss*.py",)),
+    "head": Group(
+        ("hf/head/*.py", "hf/logprobs.py"),
+        ("tests/unit/hf/test_deferred_logits.py", "tests/property/hf/test_logprobs.py"),
+        cases=0.5,
+    ),
     "train": Group(
         ("train.py",),
         ("tests/unit/test_train_*.py", "tests/unit/test_train.py", "tests/dataset/test_ranks.py"),

@@ -8,6 +8,7 @@ from treepack._lazy import lazy_names
 
 if TYPE_CHECKING:
     from treepack.hf.attention import register
+    from treepack.hf.logprobs import token_logprobs
     from treepack.hf.loss import molmo2_weights, weighted_loss
     from treepack.hf.model import prepare, restore, sliding_windows
     from treepack.hf.trainer import PackedTrainer
@@ -19,6 +20,7 @@ __all__ = [
     "register",
     "restore",
     "sliding_windows",
+    "token_logprobs",
     "weighted_loss",
 ]
 
@@ -31,6 +33,7 @@ __getattr__, __dir__ = lazy_names(
         "register": "treepack.hf.attention",
         "restore": "treepack.hf.model",
         "sliding_windows": "treepack.hf.model",
+        "token_logprobs": "treepack.hf.logprobs",
         "weighted_loss": "treepack.hf.loss",
     },
 )

@@ -31,7 +31,8 @@ def weighted_loss(
     with the logits of ``logits_to_keep`` alone.
 
     Args:
-        logits: float ``[1, L, vocab]``; those that predict each target, in any float dtype.
+        logits: float ``[1, L, vocab]``; those that predict each target, in any float dtype, or
+            deferred.
         labels: not used; the targets are aligned already and arrive as ``targets``.
         vocab_size: not used; the last axis of ``logits`` has this size.
         loss_weights: float ``[1, L]``, of 0 or more. FSDP2 rounds them with everything else that
@@ -61,7 +62,6 @@ def weighted_loss(
         1.3863
     """
     import torch
-    from torch.nn.functional import cross_entropy
 
     if loss_weights is None or targets is None:
         lost = "loss_weights" if loss_weights is None else "targets"
@@ -78,16 +78,38 @@ def weighted_loss(
             f"{logits.shape[-2]} logits for {targets.numel()} targets; "
             "the batch lost 'logits_to_keep', pass it whole as model(**batch)"
         )
-    scores = logits.reshape(-1, logits.shape[-1])
-    scores = scores if scores.element_size() >= 4 else scores.float()
-    targets = targets.reshape(-1).to(scores.device)
-    weights = loss_weights.reshape(-1).to(scores.device, scores.dtype)
+    each = _cross_entropies(logits, targets.reshape(-1), label_smoothing)
+    targets = targets.reshape(-1).to(each.device)
+    weights = loss_weights.reshape(-1).to(each.device, each.dtype)
     weights = weights * (targets != IGNORE)
-    each = cross_entropy(
-        scores, targets, reduction="none", ignore_index=IGNORE, label_smoothing=label_smoothing
-    )
     divisor = weights.sum() if num_items_in_batch is None else num_items_in_batch
     return (each * weights).sum() / (divisor + (divisor == 0))
+
+
+def _cross_entropies(
+    logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float
+) -> torch.Tensor:
+    """Of each of the targets ``[L]``; any value where there is none."""
+    from torch.nn.functional import cross_entropy
+
+    from treepack.hf.head.deferred import DeferredLogits
+    from treepack.hf.logprobs import find
+
+    if isinstance(logits, DeferredLogits):
+        found = find(logits, targets.view(logits.shape[:-1]), mean=label_smoothing != 0.0)
+        each = -found.target.flatten()
+        if found.mean is None:
+            return each
+        return (1 - label_smoothing) * each - label_smoothing * found.mean.flatten()
+    scores = logits.reshape(-1, logits.shape[-1])
+    scores = scores if scores.element_size() >= 4 else scores.float()
+    return cross_entropy(
+        scores,
+        targets.to(scores.device),
+        reduction="none",
+        ignore_index=IGNORE,
+        label_smoothing=label_smoothing,
+    )
 
 
 def weighted_loss_of_row(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
 from treepack.errors import AttentionError
 from treepack.hf import foreign, recurrent
@@ -17,11 +17,14 @@ from treepack.hf.checks import (
     warn_of_rotary_lengths,
 )
 from treepack.hf.compared import check_compared, note_passed
+from treepack.hf.head import hooks as head_hooks
 
 if TYPE_CHECKING:
     from torch import nn
 
     Model = TypeVar("Model", bound=nn.Module)
+
+Logits = Literal["full", "deferred"]
 
 RECORD = "_treepack_prepared"
 """Attribute of a model with what `prepare` changed, so that `restore` can undo it."""
@@ -34,6 +37,7 @@ class Setting(NamedTuple):
     loss: Any
     follows: bool
     watches: bool
+    defers: bool
 
 
 class Restored:
@@ -50,7 +54,13 @@ class Restored:
         _change(self._base, self._now, self._packed)
 
 
-def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False) -> Model:
+def prepare(
+    model: Model,
+    backend: str | None = None,
+    *,
+    logits: Logits = "full",
+    unchecked: bool = False,
+) -> Model:
     """Make a model train on packed rows: ``model(**batch).loss`` is then the weighted loss.
 
     The attention implementation of the text model becomes ``"treepack"``, that of the vision tower
@@ -64,6 +74,10 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
             by PEFT. It is changed in place.
         backend: that of `treepack.tree_attention`; by default the one of the device. Models that
             soft-cap their scores need ``"flex"``.
+        logits: ``"deferred"`` computes loss and log-probabilities (`token_logprobs`) from slices of
+            the logits, which never exist all at once: much less memory for the same numbers.
+            ``out.logits`` can still be looked at, and is then computed, before the next optimiser
+            step. By default the model computes ``"full"`` logits, as it does by itself.
         unchecked: also take a model of a class that has never been compared with each path alone.
             Those that have been are listed with treepack, and `treepack.testing.check_exact` adds
             the class of a model that passes, for the rest of the process.
@@ -77,12 +91,14 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
             tree-recurrence does not know, dropout, or a layer that does not use the attention
             interface of transformers); it has no language-model head; the model is a hybrid and
             tree-recurrence is not installed; nobody has compared its class, and ``unchecked`` is
-            not given; or there is no such backend. The model is then as it was.
+            not given; there is no such backend, or no such way to make logits. The model is then
+            as it was.
 
     Warns:
         UserWarning: rotary frequencies depend on the longest position of the row (``dynamic``,
             ``longrope``): exact as long as no path is longer than the model's original length. Or
-            the model has batch norms (FastVLM): exact while they are in evaluation mode.
+            the model has batch norms (FastVLM): exact while they are in evaluation mode. When the
+            model runs: its logits were to be deferred and were computed all the same.
 
     Source:
         transformers' ``AttentionInterface`` and ``loss_function``, see `register`;
@@ -95,31 +111,11 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
         >>> prepare(LlamaForCausalLM(config)).config._attn_implementation
         'treepack'
     """
-    from treepack.hf.attention import register
-    from treepack.hf.loss import weighted_loss, weighted_loss_of_row
-
     base = _base_of(model)
+    if logits not in get_args(Logits):
+        raise AttentionError(f"logits={logits!r}, and it must be one of {get_args(Logits)}")
     check_model(base, backend)
-    name = register(backend)
-    _undo(base)
-    before = _setting(base)
-    part = _text_part(base.config)
-    base.set_attn_implementation(name if part is None else {part: name})
-    base.loss_function = weighted_loss_of_row if makes_all_logits(base) else weighted_loss
-    _record(base, before)
-    try:
-        check_reached(base, name)
-        if is_hybrid(base):
-            recurrent.follow(base)
-        if not unchecked:
-            check_compared(base)
-        foreign.watch(base)
-    except AttentionError:
-        _record(base, before)
-        _undo(base)
-        delattr(base, RECORD)
-        raise
-    _record(base, before)
+    _set_up(base, backend, logits, unchecked)
     warn_of_rotary_lengths(base)
     warn_of_batch_norms(base)
     return model
@@ -217,11 +213,39 @@ def _base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def _set_up(base: Any, backend: str | None, logits: Logits, unchecked: bool) -> None:
+    from treepack.hf.attention import register
+    from treepack.hf.loss import weighted_loss, weighted_loss_of_row
+
+    name = register(backend)
+    _undo(base)
+    before = _setting(base)
+    part = _text_part(base.config)
+    base.set_attn_implementation(name if part is None else {part: name})
+    base.loss_function = weighted_loss_of_row if makes_all_logits(base) else weighted_loss
+    _record(base, before)
+    try:
+        check_reached(base, name)
+        if is_hybrid(base):
+            recurrent.follow(base)
+        if not unchecked:
+            check_compared(base)
+        foreign.watch(base)
+        if logits == "deferred":
+            head_hooks.defer(base)
+    except AttentionError:
+        _record(base, before)
+        _undo(base)
+        delattr(base, RECORD)
+        raise
+    _record(base, before)
+
+
 def _setting(base: Any) -> Setting:
     parts = (item for item in base.named_modules() if hasattr(item[1], "set_attn_implementation"))
     attention = {name: part.config._attn_implementation for name, part in parts}
     follows, watches = recurrent.follows(base), foreign.watches(base)
-    return Setting(attention, base.loss_function, follows, watches)
+    return Setting(attention, base.loss_function, follows, watches, head_hooks.defers(base))
 
 
 def _record(base: Any, before: Setting) -> None:
@@ -251,6 +275,8 @@ def _change(base: Any, start: Setting, end: Setting) -> None:
         (recurrent.follow if end.follows else recurrent.leave)(base)
     if now.watches == start.watches != end.watches:
         (foreign.watch if end.watches else foreign.unwatch)(base)
+    if now.defers == start.defers != end.defers:
+        (head_hooks.defer if end.defers else head_hooks.undo)(base)
 
 
 def _window(layer: Any) -> int | None:

@@ -68,7 +68,7 @@ class TreeGRPO(Trainer):
         self._family = _family_of(self.processing_class)
         for model in (self.model, self.ref_model):
             if model is not None:
-                prepare(self.accelerator.unwrap_model(model))
+                prepare(self.accelerator.unwrap_model(model), logits="deferred")
 
     def _check_settings(self) -> None:
         size, group = self.args.per_device_train_batch_size, self.num_generations
