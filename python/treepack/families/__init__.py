@@ -41,7 +41,7 @@ def families() -> dict[str, type[Family]]:
 
     Example:
         >>> sorted(families())[:3]
-        ['cohere2_vision', 'gemma3', 'gemma4']
+        ['cohere2_vision', 'ernie4_5_vl', 'gemma3']
     """
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
