@@ -39,6 +39,7 @@ from treepack.families.roots import (
     MOST_MEASURED,
     LoadedRoot,
     MeasuredRoot,
+    MeasuredVisual,
     Root,
     VisualTokens,
     lay_root,
@@ -91,7 +92,7 @@ class MediumFamily(Family):
         chat = chat or replace(suitable_format(tokenizer), media_first=self.media_first)
         self.writer = ChatWriter(tokenizer, chat)
         self.start: list[int] = []
-        self._images: dict[tuple[Any, ...], VisualTokens] = {}
+        self._images: dict[tuple[Any, ...], MeasuredVisual] = {}
 
     @abstractmethod
     def measure_image(self, height: int, width: int, options: Options = NO_OPTIONS) -> VisualTokens:
@@ -166,7 +167,7 @@ class MediumFamily(Family):
 
     def measure_root(self, conversations: Conversations, seen: Sequence[Seen]) -> MeasuredRoot:
         """Tokens and costs of what the conversations have in common."""
-        visuals = [self._known_visual(medium) for medium in seen]
+        visuals = [self._measured(medium) for medium in seen]
         texts = self.writer.counts(self.root_texts(conversations))
         begun = sum(map(len, self._begin(conversations)))
         n_tokens, runs = measure_root(begun, texts, visuals)
@@ -214,15 +215,15 @@ class MediumFamily(Family):
         texts = self.writer.texts(self.root_texts(conversations))
         return lay_root(np.array(begun, np.int64), texts, visuals)
 
-    def _known_visual(self, seen: Seen) -> VisualTokens:
-        """An image of a size that was seen before is measured once."""
+    def _measured(self, seen: Seen) -> MeasuredVisual:
+        """A medium in numbers; an image of a size that was seen before is measured once."""
         if seen.clip is not None:
-            return self._visual(seen)
+            return MeasuredVisual.of(self._visual(seen))
         key = seen.height, seen.width, *sorted(seen.options.items())
         if key not in self._images:
             if len(self._images) >= MOST_MEASURED:
                 self._images.clear()
-            self._images[key] = self._visual(seen)
+            self._images[key] = MeasuredVisual.of(self._visual(seen))
         return self._images[key]
 
     def _visual(self, seen: Seen) -> VisualTokens:
@@ -249,5 +250,5 @@ class MediumFamily(Family):
         return arrays
 
 
-def _cost(visuals: Sequence[VisualTokens]) -> int:
+def _cost(visuals: Sequence[VisualTokens | MeasuredVisual]) -> int:
     return sum(visual.cost for visual in visuals)

@@ -11,7 +11,7 @@ import numpy as np
 from treepack.errors import FamilyError
 from treepack.families.base import Array, Float64, Int64, UInt8
 from treepack.families.by_medium import MediumFamily
-from treepack.families.chat_format import ChatFormat
+from treepack.families.chat_format import ChatFormat, token_id
 from treepack.families.options import NO_OPTIONS, Options
 from treepack.families.roots import LoadedRoot, Root, VisualTokens, token_runs
 from treepack.families.row_inputs import Filler
@@ -52,6 +52,8 @@ class Molmo2(MediumFamily):
         self.column = self.token("<im_col>")
         self.image_end = self.token("<im_end>")
         self.image_start = self.token("<im_start>")
+        # Only some settings need it.
+        self.low_start = token_id(tokenizer, "<low_res_im_start>")
 
     @property
     def default_fps(self) -> float:
@@ -76,7 +78,7 @@ class Molmo2(MediumFamily):
         (low_rows, low_columns, rows, columns), crops = found
         low_start = self.image_start
         if processor.use_single_crop_start_token:
-            low_start = self.token("<low_res_im_start>")
+            low_start = self.low_start or self.token("<low_res_im_start>")
         with_columns = processor.use_single_crop_col_tokens
         if with_columns is None:
             with_columns = processor.image_use_col_tokens
@@ -194,11 +196,11 @@ class Molmo2(MediumFamily):
     def _view(
         self, start: int, rows: int, columns: int, with_columns: bool, end: int | None = None
     ) -> Int64:
-        row = np.full(columns + with_columns, self.patch)
-        row[columns:] = self.column
-        return np.concatenate(
-            [[start], np.tile(row, rows), [self.image_end if end is None else end]]
-        )
+        width = columns + with_columns
+        view = np.full(rows * width + 2, self.patch)
+        view[0], view[-1] = start, self.image_end if end is None else end
+        view[1:-1].reshape(rows, width)[:, columns:] = self.column
+        return view
 
 
 FAMILY = Molmo2

@@ -30,6 +30,25 @@ class VisualTokens(NamedTuple):
     cost: int
 
 
+class MeasuredVisual(NamedTuple):
+    """An image or a video in numbers.
+
+    Attributes:
+        n_tokens: how many tokens it has.
+        runs: as in `VisualTokens`.
+        cost: as in `VisualTokens`.
+    """
+
+    n_tokens: int
+    runs: Int64
+    cost: int
+
+    @classmethod
+    def of(cls, visual: VisualTokens) -> MeasuredVisual:
+        """That of a medium whose tokens are known."""
+        return cls(len(visual.tokens), visual.runs, visual.cost)
+
+
 class Root(NamedTuple):
     """What all conversations of an example have in common.
 
@@ -108,12 +127,13 @@ def lay_root(
     pieces = [tokens]
     for text, visual in zip(texts, visuals, strict=True):
         pieces += [np.array(text, np.int64), visual.tokens]
-    _, runs = measure_root(len(tokens), list(map(len, texts)), visuals)
+    measured = list(map(MeasuredVisual.of, visuals))
+    _, runs = measure_root(len(tokens), list(map(len, texts)), measured)
     return Root(np.concatenate(pieces), runs)
 
 
 def measure_root(
-    begun: int, texts: Sequence[int], visuals: Sequence[VisualTokens]
+    begun: int, texts: Sequence[int], visuals: Sequence[MeasuredVisual]
 ) -> tuple[int, Int64]:
     """How many tokens `lay_root` lays, and the image runs int64 ``[R, 3]`` among them.
 
@@ -125,7 +145,7 @@ def measure_root(
     used, starts = begun, []
     for text, visual in zip(texts, visuals, strict=True):
         starts.append(used + text)
-        used += text + len(visual.tokens)
+        used += text + visual.n_tokens
     counts = [len(visual.runs) for visual in visuals]
     runs = np.empty((sum(counts), 3), np.int64)
     runs[:, 2] = np.arange(len(runs))

@@ -214,7 +214,7 @@ def ernie4_5_vl():
     built = hf.Ernie4_5_VLMoeProcessor(
         image_processor=hf.Ernie4_5_VLMoeImageProcessor(patch_size=4, size=SIZE),
         tokenizer=made,
-        # Its font is a file of the checkpoint.
+        # Times are drawn with a font that comes with the checkpoint.
         video_processor=hf.Ernie4_5_VLMoeVideoProcessor(
             patch_size=4, size=SIZE, min_frames=2, draw_on_frames=False
         ),
