@@ -3,7 +3,7 @@
 mod repack;
 
 use super::{Oversize, PackError, Packer, Search, Settings};
-use crate::permutation::{epoch_key, permute};
+use crate::permutation::{epoch_key, Permutation};
 use repack::Repack;
 
 /// Most examples of a table; their numbers are stored in 32 bits.
@@ -96,6 +96,8 @@ pub struct Offline {
     costs: Vec<u32>,
     packer: Packer<u32>,
     cost: Vec<u64>,
+    /// Order of the examples of the present window.
+    drawn: Permutation,
     position: usize,
     packs: PackList,
     alone: PackList,
@@ -144,6 +146,7 @@ impl Offline {
             costs,
             packer,
             cost: vec![0; width],
+            drawn: Permutation::new(0, 0),
             position: 0,
             packs: PackList::default(),
             alone: PackList::default(),
@@ -223,9 +226,12 @@ impl Offline {
         let example = if is_kept {
             self.position
         } else {
-            let key = epoch_key(self.settings.seed, start as u64);
+            if self.position == start {
+                let key = epoch_key(self.settings.seed, start as u64);
+                self.drawn = Permutation::new(length as u64, key);
+            }
             let place = (self.position - start) as u64;
-            start + usize::try_from(permute(place, length as u64, key)).unwrap_or(0)
+            start + usize::try_from(self.drawn.at(place)).unwrap_or(0)
         };
         let sizes = &self.costs[example * self.width..(example + 1) * self.width];
         for (cost, &size) in self.cost.iter_mut().zip(sizes) {
@@ -269,9 +275,9 @@ impl Offline {
             ends: Vec::with_capacity(n + alone),
         };
         let total = (n + alone) as u64;
-        let key = epoch_key(self.settings.seed, u64::MAX);
+        let order = Permutation::new(total, epoch_key(self.settings.seed, u64::MAX));
         for place in 0..total {
-            let pack = usize::try_from(permute(place, total, key)).unwrap_or(0);
+            let pack = usize::try_from(order.at(place)).unwrap_or(0);
             if pack < n {
                 shuffled.push(self.packs.get(pack));
             } else {
