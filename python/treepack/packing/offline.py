@@ -42,7 +42,7 @@ def pack(
     order: str = "shuffled",
     window: int | None = None,
     seed: int = 0,
-    early: bool = True,
+    early: bool | None = None,
     effort: str = "fast",
     oversize: str = "raise",
     on_error: str = "raise",
@@ -64,7 +64,8 @@ def pack(
             examples; by default the table is one. Of ``"kept"``: the size of the pool, by default
             48: no example waits for more packs.
         seed: of the random orders, an integer from 0 to 2**64 - 1.
-        early: as of `Packer`: fuller packs for more searches.
+        early: as of `Packer`: more searches, for packs that are fuller if there are several
+            budgets; by default exactly then.
         effort: ``"fast"``, a few microseconds for each example; or ``"best"``, which searches
             longer, and under ``"shuffled"`` repacks until that no longer saves rows.
         oversize: an example larger than a budget: ``"raise"``, ``"drop"`` and count it, or
@@ -103,7 +104,7 @@ def pack(
         "effort": effort,
         "window": _whole("window", window, 1, (1 << 32) - 1),
         "seed": _whole("seed", seed, 0, (1 << 64) - 1),
-        "early": bool(early),
+        "early": len(budgets) > 1 if early is None else bool(early),
         "oversize": oversize,
     }
     core = OfflinePacker(budgets, _interleaved(columns, n), **settings)

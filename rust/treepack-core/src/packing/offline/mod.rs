@@ -115,7 +115,8 @@ impl Offline {
         settings: OfflineSettings,
     ) -> Result<Self, PackError> {
         let width = budgets.len();
-        let packer = Packer::new(budgets, stream_settings(settings))?;
+        let sizes: Vec<u64> = budgets.iter().map(|&(_, size)| size).collect();
+        let packer = Packer::new(budgets, stream_settings(settings, per_row(&costs, &sizes)))?;
         if costs.len() % width != 0 {
             return Err(PackError::CostCount {
                 got: costs.len() % width,
@@ -288,13 +289,32 @@ impl Offline {
     }
 }
 
-/// The packer that the examples run through.
-fn stream_settings(settings: OfflineSettings) -> Settings {
+/// How many examples a row holds if they fill the scarcest budget; those larger than one aside.
+fn per_row(costs: &[u32], budgets: &[u64]) -> usize {
+    let mut sums = vec![0; budgets.len()];
+    let mut n = 0u64;
+    for cost in costs.chunks_exact(budgets.len().max(1)) {
+        if cost.iter().zip(budgets).all(|(&c, &b)| u64::from(c) <= b) {
+            n += 1;
+            for (sum, &c) in sums.iter_mut().zip(cost) {
+                *sum += u64::from(c);
+            }
+        }
+    }
+    let counts = budgets
+        .iter()
+        .zip(&sums)
+        .map(|(b, &sum)| n * b / sum.max(1));
+    usize::try_from(counts.min().unwrap_or(0)).unwrap_or(usize::MAX)
+}
+
+/// The packer that the examples run through, of which a row holds so many.
+fn stream_settings(settings: OfflineSettings, per_row: usize) -> Settings {
     let is_best = settings.effort == Effort::Best;
-    let pool_size = match (settings.order, settings.effort) {
-        (Order::Kept, _) => settings.window,
-        (Order::Shuffled, Effort::Fast) => 48,
-        (Order::Shuffled, Effort::Best) => 128,
+    let least = if is_best { 128 } else { 48 };
+    let pool_size = match settings.order {
+        Order::Kept => settings.window,
+        Order::Shuffled => per_row.saturating_mul(ROWS).clamp(least, MOST),
     };
     Settings {
         pool_size,
@@ -304,6 +324,12 @@ fn stream_settings(settings: OfflineSettings) -> Settings {
         ..Settings::default()
     }
 }
+
+/// Rows whose examples a pool holds; one that holds fewer has little to choose from.
+const ROWS: usize = 4;
+
+/// Largest pool of [`Order::Shuffled`].
+const MOST: usize = 1_024;
 
 /// The search of [`Effort::Best`]: 0.1 % fewer rows than the default, for ten times the time.
 const LONG: Search = Search {
