@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--early",
         action=argparse.BooleanOptionalAction,
-        help="more searches, for packs that are fuller if there are several budgets; then the default",
+        help="more searches, for fuller packs; the default with several budgets",
     )
     parser.add_argument("--effort", choices=["fast", "best"], default="fast")
     parser.add_argument("--oversize", choices=["raise", "drop", "alone"], default="raise")
