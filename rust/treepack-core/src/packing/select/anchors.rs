@@ -16,8 +16,9 @@ pub(super) struct Anchors<const W: usize> {
     search: Search,
     budgets: Sizes<W>,
     prices: Prices<W>,
-    /// Sizes of the pool, oldest first.
+    /// Sizes of the pool, oldest first, and their minimum.
     sizes: Vec<Sizes<W>>,
+    least: Sizes<W>,
     /// Premium of each of them, Q8.
     premiums: Vec<u64>,
     /// The items in search order.
@@ -33,6 +34,7 @@ impl<const W: usize> Anchors<W> {
             budgets: padded(budgets),
             prices: Prices::new(budgets),
             sizes: Vec::new(),
+            least: [0; W],
             premiums: Vec::new(),
             items: Vec::new(),
             completion: Completion::new(),
@@ -45,6 +47,8 @@ impl<const W: usize> Anchors<W> {
         self.sizes.clear();
         self.sizes
             .extend(view.costs.chunks_exact(width).map(padded::<W>));
+        let least = |a: Sizes<W>, b: &Sizes<W>| std::array::from_fn(|d| a[d].min(b[d]));
+        self.least = self.sizes.iter().fold([u64::MAX; W], least);
         self.prices.update(&self.sizes, width);
         let View { now, pool_size, .. } = *front;
         let aged = View {
@@ -90,7 +94,13 @@ impl<const W: usize> Anchors<W> {
             .completion
             .search(&self.prices, &rest, steps, after_full);
         self.completion.apply(&mut rest, &mut self.trial);
-        for (size, marked) in self.sizes.iter().zip(&mut self.trial) {
+        // Mostly nothing fits any more.
+        let n = if fits(&self.least, &rest) {
+            self.sizes.len()
+        } else {
+            0
+        };
+        for (size, marked) in self.sizes[..n].iter().zip(&mut self.trial) {
             if !*marked && fits(size, &rest) {
                 *marked = true;
                 subtract(&mut rest, size);
