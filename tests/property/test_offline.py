@@ -15,9 +15,11 @@ def random_table(rng, oversize=False):
     sizes = [int(rng.choice([3, 20, 128, 16_384, 1 << 31])) for _ in range(rng.integers(1, 4))]
     budgets = {f"budget{d}": size for d, size in enumerate(sizes)}
     n = int(rng.integers(0, 120))
+    # Of the small ones a row holds so many that the pool is larger than 48.
+    scale = rng.choice([1, 1, 0.3, 0.1])
     columns = {}
     for name, size in budgets.items():
-        column = (rng.beta(0.7, 3, n) * size).astype(np.int64)
+        column = (scale * rng.beta(0.7, 3, n) * size).astype(np.int64)
         if oversize:
             column[rng.random(n) < 0.05] = size + 1
         columns[name] = column
@@ -112,3 +114,33 @@ def test_rows_are_no_more_than_those_of_a_stream_and_repacking_saves_some(mixtur
         best += len(tp.pack(columns, streams.BUDGETS, effort="best"))
     assert best <= fast <= streamed * 1.001
     assert mixture == "image" or best < streamed
+
+
+@pytest.mark.parametrize("crops", [0, 2])
+def test_rows_of_many_small_examples_are_full_too(crops):
+    rng = np.random.default_rng(4)
+    n = 3_000
+    columns = {"tokens": rng.lognormal(6.3, 1.0, n).clip(1, 32_768).astype(np.int64)}
+    budgets = {"tokens": 32_768}
+    if crops:
+        columns["crops"] = rng.integers(0, crops + 1, n)
+        budgets["crops"] = 64
+    packs = tp.pack(columns, budgets)
+    assert n / len(packs) > 25
+    assert len(packs) <= np.ceil(packs.statistics["rows"] / packs.statistics["rows_per_bound"]) + 1
+
+
+def test_with_one_budget_packs_go_early_only_if_asked():
+    stream = streams.generate("sft", 2_000, 3)
+    columns = {"tokens": stream.tokens, "crops": stream.crops}
+
+    def members(names, **options):
+        costs = {name: columns[name] for name in names}
+        found = tp.pack(costs, {name: streams.BUDGETS[name] for name in names}, **options)
+        assert found.settings["early"] is options.get("early", len(names) > 1)
+        return found.members.tolist()
+
+    assert members(["tokens"]) == members(["tokens"], early=False)
+    assert members(["tokens"]) != members(["tokens"], early=True)
+    assert members(columns) == members(columns, early=True)
+    assert members(columns) != members(columns, early=False)

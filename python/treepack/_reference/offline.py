@@ -21,7 +21,10 @@ def pack_table(
     if order == "kept":
         return _stream(costs, range(len(costs)), ReferencePacker(budgets, window, early=early))
     packs = []
-    packer = ReferencePacker(budgets, early=early)
+    # A pool of 48, or of what four rows hold.
+    sums = {name: max(1, sum(cost[name] for cost in costs)) for name in budgets}
+    per_row = min(len(costs) * budgets[name] // sums[name] for name in budgets)
+    packer = ReferencePacker(budgets, min(max(4 * per_row, 48), 1_024), early=early)
     for start in range(0, len(costs), window):
         length = min(window, len(costs) - start)
         drawn = [start + permute(place, length, seed, start) for place in range(length)]

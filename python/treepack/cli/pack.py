@@ -29,8 +29,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--early",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="fuller packs for more searches",
+        help="more searches, for fuller packs; the default with several budgets",
     )
     parser.add_argument("--effort", choices=["fast", "best"], default="fast")
     parser.add_argument(

@@ -43,7 +43,7 @@ def pack(
     order: str = "shuffled",
     window: int | None = None,
     seed: int = 0,
-    early: bool = True,
+    early: bool | None = None,
     effort: str = "fast",
     oversize: str | tuple[str, str] = "raise",
     on_error: str = "raise",
@@ -65,7 +65,8 @@ def pack(
             examples; by default the table is one. Of ``"kept"``: the size of the pool, by default
             48: no example waits for more packs.
         seed: of the random orders, an integer from 0 to 2**64 - 1.
-        early: as of `Packer`: fuller packs for more searches.
+        early: as of `Packer`: more searches, for packs that are fuller if there are several
+            budgets; by default exactly then.
         effort: ``"fast"``, a few microseconds for each example; or ``"best"``, which searches
             longer, and under ``"shuffled"`` repacks until that no longer saves rows.
         oversize: an example larger than a budget: ``"raise"``, ``"drop"`` and count it, or
@@ -101,7 +102,8 @@ def pack(
     columns = columns if found is None else found.columns
     n = len(next(iter(columns.values()), ()))
     settings = _settings(order, window, n, seed)
-    settings |= {"effort": effort, "early": bool(early), "oversize": oversize}
+    early = len(budgets) > 1 if early is None else bool(early)
+    settings |= {"effort": effort, "early": early, "oversize": oversize}
     with _naming_split(costs, columns, budgets, kept):
         core = OfflinePacker(budgets, _interleaved(columns, n), **settings)
         _run(core, CHUNK if effort == "fast" else CHUNK_BEST, progress)

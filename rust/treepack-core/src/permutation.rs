@@ -20,7 +20,7 @@ pub const fn mix64(mut z: u64) -> u64 {
 }
 
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
-const ROUNDS: u64 = 4;
+const ROUNDS: usize = 4;
 
 /// A key for [`permute`] from a seed and an epoch.
 #[must_use]
@@ -40,27 +40,55 @@ pub const fn epoch_key(seed: u64, epoch: u64) -> u64 {
 /// ```
 #[must_use]
 pub const fn permute(position: u64, n: u64, key: u64) -> u64 {
-    if n < 2 || position >= n {
-        return position;
-    }
-    let half = (64 - (n - 1).leading_zeros()).div_ceil(2);
-    let mut x = feistel(position, half, key);
-    while x >= n {
-        x = feistel(x, half, key);
-    }
-    x
+    Permutation::new(n, key).at(position)
 }
 
-const fn feistel(x: u64, half: u32, key: u64) -> u64 {
-    let mask = (1u64 << half) - 1;
-    let (mut left, mut right) = (x >> half, x & mask);
-    let mut round = 0;
-    while round < ROUNDS {
-        let f = mix64(right ^ mix64(key.wrapping_add(round.wrapping_mul(GAMMA)))) & mask;
-        (left, right) = (right, left ^ f);
-        round += 1;
+/// [`permute`] at many positions of one permutation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permutation {
+    n: u64,
+    half: u32,
+    keys: [u64; ROUNDS],
+}
+
+impl Permutation {
+    /// The permutation of `0..n` that `key` selects.
+    #[must_use]
+    pub const fn new(n: u64, key: u64) -> Self {
+        let mut keys = [0; ROUNDS];
+        let mut round = 0;
+        while round < ROUNDS {
+            keys[round] = mix64(key.wrapping_add((round as u64).wrapping_mul(GAMMA)));
+            round += 1;
+        }
+        let half = (64 - n.saturating_sub(1).leading_zeros()).div_ceil(2);
+        Self { n, half, keys }
     }
-    (left << half) | right
+
+    /// The item at `position`; beyond the last one, `position`.
+    #[must_use]
+    pub const fn at(&self, position: u64) -> u64 {
+        if self.n < 2 || position >= self.n {
+            return position;
+        }
+        let mut x = self.feistel(position);
+        while x >= self.n {
+            x = self.feistel(x);
+        }
+        x
+    }
+
+    const fn feistel(&self, x: u64) -> u64 {
+        let mask = (1u64 << self.half) - 1;
+        let (mut left, mut right) = (x >> self.half, x & mask);
+        let mut round = 0;
+        while round < ROUNDS {
+            let f = mix64(right ^ self.keys[round]) & mask;
+            (left, right) = (right, left ^ f);
+            round += 1;
+        }
+        (left << self.half) | right
+    }
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ impl<K> Packer<K> {
     pub fn new(budgets: Vec<(String, u64)>, settings: Settings) -> Result<Self, PackError> {
         settings.check()?;
         let budgets = Budgets::new(budgets)?;
-        let pool = Pool::new(budgets.sizes().len(), settings.pool_size);
+        let pool = Pool::new(budgets.sizes(), settings.pool_size);
         let selector = Selector::new(settings.solver, settings.search, budgets.sizes());
         Ok(Self {
             budgets,
@@ -254,12 +254,9 @@ impl<K> Packer<K> {
             .view(self.budgets.sizes(), now, self.settings.pool_size as u64);
         let marked = self.selector.select(&view, outcome)?;
         let mut cost = vec![0; self.budgets.sizes().len()];
-        let taken = self.pool.take(marked, &mut cost);
+        let (keys, arrivals) = self.pool.take(marked, &mut cost);
         self.counters.packs += 1;
-        let (keys, waits) = taken
-            .into_iter()
-            .map(|(key, arrival)| (key, now - arrival))
-            .unzip();
+        let waits = arrivals.into_iter().map(|arrival| now - arrival).collect();
         Some(Pack {
             keys,
             waits,
@@ -278,7 +275,7 @@ impl<K> Packer<K> {
     pub fn restore(&mut self, state: State<K>) -> Result<(), PackError> {
         self.check_state(&state)?;
         let width = self.budgets.sizes().len();
-        let mut pool = Pool::new(width, self.settings.pool_size);
+        let mut pool = Pool::new(self.budgets.sizes(), self.settings.pool_size);
         let items = state.keys.into_iter().zip(state.costs.chunks_exact(width));
         for ((key, cost), arrival) in items.zip(state.arrivals) {
             pool.add(key, cost, self.budgets.sizes(), arrival);

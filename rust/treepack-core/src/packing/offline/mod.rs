@@ -3,7 +3,7 @@
 mod repack;
 
 use super::{Oversize, PackError, Packer, Search, Settings};
-use crate::permutation::{epoch_key, permute};
+use crate::permutation::{epoch_key, Permutation};
 use repack::Repack;
 
 /// Most examples of a table; their numbers are stored in 32 bits.
@@ -96,6 +96,8 @@ pub struct Offline {
     costs: Vec<u32>,
     packer: Packer<u32>,
     cost: Vec<u64>,
+    /// Order of the examples of the present window.
+    drawn: Permutation,
     position: usize,
     packs: PackList,
     alone: PackList,
@@ -113,7 +115,8 @@ impl Offline {
         settings: OfflineSettings,
     ) -> Result<Self, PackError> {
         let width = budgets.len();
-        let packer = Packer::new(budgets, stream_settings(settings))?;
+        let sizes: Vec<u64> = budgets.iter().map(|&(_, size)| size).collect();
+        let packer = Packer::new(budgets, stream_settings(settings, per_row(&costs, &sizes)))?;
         if costs.len() % width != 0 {
             return Err(PackError::CostCount {
                 got: costs.len() % width,
@@ -144,6 +147,7 @@ impl Offline {
             costs,
             packer,
             cost: vec![0; width],
+            drawn: Permutation::new(0, 0),
             position: 0,
             packs: PackList::default(),
             alone: PackList::default(),
@@ -223,9 +227,12 @@ impl Offline {
         let example = if is_kept {
             self.position
         } else {
-            let key = epoch_key(self.settings.seed, start as u64);
+            if self.position == start {
+                let key = epoch_key(self.settings.seed, start as u64);
+                self.drawn = Permutation::new(length as u64, key);
+            }
             let place = (self.position - start) as u64;
-            start + usize::try_from(permute(place, length as u64, key)).unwrap_or(0)
+            start + usize::try_from(self.drawn.at(place)).unwrap_or(0)
         };
         let sizes = &self.costs[example * self.width..(example + 1) * self.width];
         for (cost, &size) in self.cost.iter_mut().zip(sizes) {
@@ -269,9 +276,9 @@ impl Offline {
             ends: Vec::with_capacity(n + alone),
         };
         let total = (n + alone) as u64;
-        let key = epoch_key(self.settings.seed, u64::MAX);
+        let order = Permutation::new(total, epoch_key(self.settings.seed, u64::MAX));
         for place in 0..total {
-            let pack = usize::try_from(permute(place, total, key)).unwrap_or(0);
+            let pack = usize::try_from(order.at(place)).unwrap_or(0);
             if pack < n {
                 shuffled.push(self.packs.get(pack));
             } else {
@@ -282,13 +289,32 @@ impl Offline {
     }
 }
 
-/// The packer that the examples run through.
-fn stream_settings(settings: OfflineSettings) -> Settings {
+/// How many examples a row holds if they fill the scarcest budget; those larger than one aside.
+fn per_row(costs: &[u32], budgets: &[u64]) -> usize {
+    let mut sums = vec![0; budgets.len()];
+    let mut n = 0u64;
+    for cost in costs.chunks_exact(budgets.len().max(1)) {
+        if cost.iter().zip(budgets).all(|(&c, &b)| u64::from(c) <= b) {
+            n += 1;
+            for (sum, &c) in sums.iter_mut().zip(cost) {
+                *sum += u64::from(c);
+            }
+        }
+    }
+    let counts = budgets
+        .iter()
+        .zip(&sums)
+        .map(|(b, &sum)| n * b / sum.max(1));
+    usize::try_from(counts.min().unwrap_or(0)).unwrap_or(usize::MAX)
+}
+
+/// The packer that the examples run through, of which a row holds so many.
+fn stream_settings(settings: OfflineSettings, per_row: usize) -> Settings {
     let is_best = settings.effort == Effort::Best;
-    let pool_size = match (settings.order, settings.effort) {
-        (Order::Kept, _) => settings.window,
-        (Order::Shuffled, Effort::Fast) => 48,
-        (Order::Shuffled, Effort::Best) => 128,
+    let least = if is_best { 128 } else { 48 };
+    let pool_size = match settings.order {
+        Order::Kept => settings.window,
+        Order::Shuffled => per_row.saturating_mul(ROWS).clamp(least, MOST),
     };
     Settings {
         pool_size,
@@ -298,6 +324,12 @@ fn stream_settings(settings: OfflineSettings) -> Settings {
         ..Settings::default()
     }
 }
+
+/// Rows whose examples a pool holds; one that holds fewer has little to choose from.
+const ROWS: usize = 4;
+
+/// Largest pool of [`Order::Shuffled`].
+const MOST: usize = 1_024;
 
 /// The search of [`Effort::Best`]: 0.1 % fewer rows than the default, for ten times the time.
 const LONG: Search = Search {

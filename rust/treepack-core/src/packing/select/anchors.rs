@@ -15,15 +15,12 @@ const LEAST_STEPS: u32 = 64;
 pub(super) struct Anchors<const W: usize> {
     search: Search,
     budgets: Sizes<W>,
-    /// The two smallest budgets (or the only one twice), which order the candidates.
-    keys: [usize; 2],
     prices: Prices<W>,
-    /// Sizes of the pool, oldest first.
+    /// Sizes of the pool, oldest first, and their minimum.
     sizes: Vec<Sizes<W>>,
+    least: Sizes<W>,
     /// Premium of each of them, Q8.
     premiums: Vec<u64>,
-    /// Sort keys of the items, largest first.
-    order: Vec<(u64, usize)>,
     /// The items in search order.
     items: Vec<Item<W>>,
     completion: Completion<W>,
@@ -32,18 +29,15 @@ pub(super) struct Anchors<const W: usize> {
 
 impl<const W: usize> Anchors<W> {
     pub fn new(search: Search, budgets: &[u64]) -> Self {
-        let mut by_size: Vec<usize> = (0..budgets.len()).collect();
-        by_size.sort_by_key(|&d| budgets[d]);
         Self {
             search,
             budgets: padded(budgets),
-            keys: [by_size[0], by_size[by_size.len().min(2) - 1]],
             prices: Prices::new(budgets),
             sizes: Vec::new(),
+            least: [0; W],
             premiums: Vec::new(),
-            order: Vec::new(),
             items: Vec::new(),
-            completion: Completion::default(),
+            completion: Completion::new(),
             trial: Vec::new(),
         }
     }
@@ -53,6 +47,8 @@ impl<const W: usize> Anchors<W> {
         self.sizes.clear();
         self.sizes
             .extend(view.costs.chunks_exact(width).map(padded::<W>));
+        let least = |a: Sizes<W>, b: &Sizes<W>| std::array::from_fn(|d| a[d].min(b[d]));
+        self.least = self.sizes.iter().fold([u64::MAX; W], least);
         self.prices.update(&self.sizes, width);
         let View { now, pool_size, .. } = *front;
         let aged = View {
@@ -64,24 +60,18 @@ impl<const W: usize> Anchors<W> {
     }
 
     /// Puts the items into search order: by their sizes in the two smallest budgets, then by age.
-    fn arrange(&mut self) {
-        let [first, second] = self.keys;
-        self.order.clear();
-        for (index, size) in self.sizes.iter().enumerate() {
-            // Budgets end at 2^31, so two sizes fit into one key; the complement sorts it downwards.
-            self.order
-                .push((!(size[first] << 32 | size[second]), index));
-        }
-        self.order.sort_unstable();
+    fn arrange(&mut self, order: &[(u64, usize)]) {
         self.items.clear();
-        for &(_, index) in &self.order {
+        for &(_, index) in order {
             let size = self.sizes[index];
             let premium = self.premiums[index];
+            let priced = self.prices.price(&size);
             // Q36 to Q28, times Q8.
-            let value = (self.prices.value(&size) >> 8) * premium;
+            let value = (priced.iter().sum::<u64>() >> 8) * premium;
             self.items.push(Item {
                 index,
                 size,
+                priced,
                 value,
                 premium,
             });
@@ -104,7 +94,13 @@ impl<const W: usize> Anchors<W> {
             .completion
             .search(&self.prices, &rest, steps, after_full);
         self.completion.apply(&mut rest, &mut self.trial);
-        for (size, marked) in self.sizes.iter().zip(&mut self.trial) {
+        // Mostly nothing fits any more.
+        let n = if fits(&self.least, &rest) {
+            self.sizes.len()
+        } else {
+            0
+        };
+        for (size, marked) in self.sizes[..n].iter().zip(&mut self.trial) {
             if !*marked && fits(size, &rest) {
                 *marked = true;
                 subtract(&mut rest, size);
@@ -118,7 +114,7 @@ impl<const W: usize> Select for Anchors<W> {
     fn select(&mut self, view: &View<'_>, outcome: Outcome, marked: &mut [bool]) {
         let front = &view.front();
         self.read(view, front);
-        self.arrange();
+        self.arrange(view.order);
         let count = count_starts(view, front, outcome, self.search);
         let (mut start, mut last) = (0, None);
         let mut steps = self.search.steps;

@@ -12,6 +12,7 @@
 //! | relative demand, and its 16th power | Q16 | 2^16 | demand · 2^16 ≤ 2^47 |
 //! | price of one unit of a budget | Q36 | 2^36 | power · 2^20 ≤ 2^36 |
 //! | price of a whole budget | Q36 | 2^36 | |
+//! | candidates of a search at prices, each budget | Q36 | 2^42 | 60 prices of at most a whole budget |
 //! | value of sizes that fit into a row | Q36 | 2^42 | 2^6 prices of at most a whole budget |
 //! | premium of an item | Q8 | 4416 < 2^13 | waited · age · 48 ≤ 2^33 |
 //! | value with its premium | Q36 | 2^47 | (value · 2^-8) · premium; two of them ≤ 2^48 |
@@ -90,22 +91,9 @@ impl<const W: usize> Prices<W> {
         }
     }
 
-    /// Value of the given sizes before any premium, Q36.
-    pub fn value(&self, sizes: &Sizes<W>) -> u64 {
-        self.unit
-            .iter()
-            .zip(sizes)
-            .map(|(unit, size)| unit * size)
-            .sum()
-    }
-
-    /// The fractional bound, Q36: no items of these sizes together add more value to `rest`, before
-    /// any premium, than if they could be cut to fill each budget on its own.
-    pub fn fractional_bound(&self, sizes: &Sizes<W>, rest: &Sizes<W>) -> u64 {
-        let parts = self.unit.iter().zip(sizes).zip(rest);
-        parts
-            .map(|((unit, size), left)| unit * size.min(left))
-            .sum()
+    /// The given sizes at these prices, Q36; their sum is the value before any premium.
+    pub fn price(&self, sizes: &Sizes<W>) -> Sizes<W> {
+        std::array::from_fn(|d| self.unit[d] * sizes[d])
     }
 
     /// What it costs to leave `rest` empty, Q18.
@@ -127,6 +115,14 @@ impl<const W: usize> Prices<W> {
     pub fn all_are_full(&self, rest: &Sizes<W>) -> bool {
         super::sizes::fits(rest, &self.tolerances)
     }
+}
+
+/// The fractional bound, Q36: no items that cost `sum` together add more value to a row with room
+/// for `rest`, before any premium, than if they could be cut to fill each budget on its own.
+///
+/// Both are sizes at prices, Q36.
+pub(super) fn fractional_bound<const W: usize>(sum: &Sizes<W>, rest: &Sizes<W>) -> u64 {
+    sum.iter().zip(rest).map(|(sum, left)| sum.min(left)).sum()
 }
 
 /// Premium on each item's value, Q8: large items and old ones go first.
@@ -217,10 +213,12 @@ mod tests {
                     add(&mut own, size);
                 }
             }
-            prop_assert!(prices.value(&own) <= prices.fractional_bound(&sum, &budgets));
+            let value = |sizes| prices.price(sizes).iter().sum::<u64>();
+            let bound = |sizes| fractional_bound(&prices.price(sizes), &prices.price(&budgets));
+            prop_assert!(value(&own) <= bound(&sum));
             // It is reached where everything fits, and by what fills a budget.
-            prop_assert_eq!(prices.fractional_bound(&own, &budgets), prices.value(&own));
-            prop_assert_eq!(prices.fractional_bound(&[u64::MAX; 3], &budgets), prices.value(&budgets));
+            prop_assert_eq!(bound(&own), value(&own));
+            prop_assert_eq!(bound(&budgets.map(|budget| 9 * budget)), value(&budgets));
         }
 
         #[test]
@@ -262,8 +260,9 @@ mod tests {
         let budgets = [MAX_BUDGET; MAX_BUDGETS];
         let mut prices = Prices::<MAX_BUDGETS>::new(&budgets);
         prices.update(&vec![budgets; MAX_POOL], MAX_BUDGETS);
-        assert_eq!(prices.value(&budgets), 64 << 36);
-        assert_eq!(prices.fractional_bound(&budgets, &budgets), 64 << 36);
+        let full = prices.price(&budgets);
+        assert_eq!(full.iter().sum::<u64>(), 64 << 36);
+        assert_eq!(fractional_bound(&full, &full), 64 << 36);
         assert_eq!(prices.loss(&budgets), 64 << 18);
     }
 
@@ -275,6 +274,7 @@ mod tests {
                 costs: &[0],
                 arrivals: &[100_000 - waited],
                 shares: &[share],
+                order: &[],
                 now: 100_000,
                 pool_size: 48,
             };

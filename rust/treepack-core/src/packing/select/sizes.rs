@@ -12,8 +12,11 @@ pub(super) fn padded<const W: usize>(sizes: &[u64]) -> Sizes<W> {
     all
 }
 
+#[allow(clippy::needless_bitwise_bool, reason = "one branch instead of many")]
 pub(super) fn fits<const W: usize>(size: &Sizes<W>, rest: &Sizes<W>) -> bool {
-    size.iter().zip(rest).all(|(s, r)| s <= r)
+    size.iter()
+        .zip(rest)
+        .fold(true, |fit, (s, r)| fit & (s <= r))
 }
 
 pub(super) fn subtract<const W: usize>(rest: &mut Sizes<W>, size: &Sizes<W>) {
