@@ -231,7 +231,8 @@ def check_same_packs_for_any_topology(
 
     Raises:
         AssertionError: a virtual shard gives other packs, or the ranks together another order.
-        DatasetError: ranks times workers does not divide ``virtual_shards``.
+        DatasetError: ranks times workers does not divide ``virtual_shards``; or packs are dealt to
+            ranks, and so depend on their number.
 
     Example:
         >>> import treepack as tp
@@ -239,6 +240,11 @@ def check_same_packs_for_any_topology(
         >>> dataset = tp.PackedDataset(source, budgets={"tokens": 8}, virtual_shards=4)
         >>> check_same_packs_for_any_topology(dataset, [(2, 0), (4, 0)])
     """
+    if dataset.settings.balance is not None:
+        raise DatasetError(
+            "which packs a step has depends on the number of ranks where balance= deals them; "
+            "check the dataset without it"
+        )
     shards, order = _global_order(dataset, 1, 0, context)
     for ranks, workers in topologies:
         theirs, their_order = _global_order(dataset, ranks, workers, context)

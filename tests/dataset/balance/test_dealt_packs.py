@@ -14,7 +14,12 @@ from helpers.tree_sources import MeasuredTrees, TreeStream, names
 from torch.utils.data import DataLoader
 from treepack import errors
 from treepack.dataset.state import window_of
-from treepack.testing import assert_batches_equal, check_exactly_once, check_resume_everywhere
+from treepack.testing import (
+    assert_batches_equal,
+    check_exactly_once,
+    check_resume_everywhere,
+    check_same_packs_for_any_topology,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 BUDGETS = {"tokens": 64, "crops": 8}
@@ -208,6 +213,11 @@ def test_a_state_in_the_middle_of_a_step_goes_on_there():
     for ranks, balance in ((1, tp.Balance(4, 2)), (2, tp.Balance(2, 2)), (3, tp.Balance())):
         found = flat(map(keys, all_ranks(ranks, state, balance=balance)))
         assert sorted(found) == sorted(keys(rows[6:]))
+
+
+def test_the_check_of_topologies_says_that_ranks_count():
+    with pytest.raises(errors.DatasetError, match="depends on the number of ranks"):
+        check_same_packs_for_any_topology(make(), [(2, 0)])
 
 
 def test_each_process_loads_its_own_rows_alone():
