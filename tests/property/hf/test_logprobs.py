@@ -17,6 +17,7 @@ ERROR = 1e-12
 AFTER = {
     "nothing": lambda y: y,
     "soft cap": lambda y: torch.tanh(y / 3.0) * 3.0,
+    "no more than 1": lambda y: (y / 3.0).tanh(),
     "scale": lambda y: y * 0.25,
     "Granite": lambda y: y / 4.0,
     "capped and cast": lambda y: (2 * (y.clone() / 2).tanh()).to(torch.float64).contiguous(),
