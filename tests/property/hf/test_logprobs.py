@@ -87,7 +87,9 @@ def test_each_part_alone_has_its_own_gradient(monkeypatch):
         cut_finely(monkeypatch, int(rng.integers(1, 60)))
         head, hidden = nn.Linear(4, vocabulary).double(), leaf(rng, 1, length, 4)
         targets, learns = targets_of(rng, length, vocabulary), [hidden, *head.parameters()]
-        plain, given = (model(hidden)["logits"] for model in (Headed(head), deferred(head)))
+        after = AFTER[rng.choice(["nothing", "no more than 1"])]
+        models = Headed(head, after), deferred(head, after)
+        plain, given = (model(hidden)["logits"] for model in models)
         expected = token_statistics(plain[0], targets[0])
         for entropy, mean in ((False, False), (True, False), (False, True)):
             found = find(given, targets, entropy=entropy, mean=mean)
