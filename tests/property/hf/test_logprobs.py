@@ -17,6 +17,7 @@ ERROR = 1e-12
 AFTER = {
     "nothing": lambda y: y,
     "soft cap": lambda y: torch.tanh(y / 3.0) * 3.0,
+    "no more than 1": lambda y: (y / 3.0).tanh(),
     "scale": lambda y: y * 0.25,
     "Granite": lambda y: y / 4.0,
     "capped and cast": lambda y: (2 * (y.clone() / 2).tanh()).to(torch.float64).contiguous(),
@@ -86,7 +87,9 @@ def test_each_part_alone_has_its_own_gradient(monkeypatch):
         cut_finely(monkeypatch, int(rng.integers(1, 60)))
         head, hidden = nn.Linear(4, vocabulary).double(), leaf(rng, 1, length, 4)
         targets, learns = targets_of(rng, length, vocabulary), [hidden, *head.parameters()]
-        plain, given = (model(hidden)["logits"] for model in (Headed(head), deferred(head)))
+        after = AFTER[rng.choice(["nothing", "no more than 1"])]
+        models = Headed(head, after), deferred(head, after)
+        plain, given = (model(hidden)["logits"] for model in models)
         expected = token_statistics(plain[0], targets[0])
         for entropy, mean in ((False, False), (True, False), (False, True)):
             found = find(given, targets, entropy=entropy, mean=mean)
