@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from treepack.dataset import PackedDataset
 from treepack.dataset.shards.examples import Arrival, Examples
+from treepack.dataset.shards.parts import joined_of
 from treepack.dataset.shards.readers import IndexedReader
 from treepack.errors import CostError
 from treepack.measuring.shapes import SHAPES, Shape, shape_of_outline, shape_of_tree
@@ -94,7 +95,7 @@ class Measurer:
                 if not self.task.skips:
                     raise
                 name, cost = str(index), dict.fromkeys(self.task.columns, UNKNOWN)
-                reasons[index], branches = str(error)[:REASON_LENGTH], ([], None)
+                reasons[index], branches = str(error)[:REASON_LENGTH], ([], None, None)
             names.append(name)
             lengths.append(branches)
             found.append([cost[column] for column in self.task.columns])
@@ -109,14 +110,14 @@ class Measurer:
         arrival, cost = self.examples.measure(next(reader))
         _check_names(cost, self.task.names, arrival)
         if not self.task.has_shapes:
-            return str(arrival.name), cost, ([], None)
+            return str(arrival.name), cost, ([], None, None)
         shape, name, lengths = self.examples.shape, arrival.name, self.examples.lengths
         if shape is None:
             tree = self.examples.load(arrival, cost)
             shape = shape_of_tree(tree, self.examples.bidirectional)
             name = name if tree.key is None else tree.key
-            joined = stays_with([child.role for child in tree.children])
-            lengths = [child.n_tokens for child in tree.children], joined
+            tokens, shared = tree.branch_lengths()
+            lengths = tokens, joined_of(tree), shared
         return str(name), {**cost, **shape._asdict()}, lengths
 
 
@@ -124,7 +125,7 @@ class _Outlining(Examples):
     """Keeps the shape of the example measured last, where it is known without loading."""
 
     shape: Shape | None = None
-    lengths: Lengths = ([], None)
+    lengths: Lengths = ([], None, None)
 
     def measure(self, arrival: Arrival) -> tuple[Arrival, dict[str, int]]:
         """The cost of an example; its shape stands in ``shape``."""
@@ -138,7 +139,9 @@ class _Outlining(Examples):
         self.shape = shape_of_outline(outline, self.bidirectional)
         is_one_node = not item.media and len(outline.branches) == 1
         branches = [] if is_one_node else list(outline.branches)
-        self.lengths = branches, stays_with(item.roles)[: len(branches)]
+        roles = [item.roles[n] for n in outline.order] or item.roles
+        shared = list(outline.shared) or None
+        self.lengths = branches, stays_with(roles)[: len(branches)], shared
         return item, outline.costs
 
 

@@ -14,9 +14,8 @@ from treepack.errors import CostError
 from treepack.measuring.measurer import Piece
 from treepack.sources.costs.branches import Branches
 from treepack.sources.costs.parquet import (
-    BRANCH_JOINED,
-    BRANCH_TOKENS,
     KEY,
+    LISTS,
     NAME,
     REASON,
     appearing,
@@ -95,7 +94,7 @@ class Parts:
             columns = {
                 name: table.column(name).fill_null(UNKNOWN).to_numpy().astype(np.int64)
                 for name in table.column_names
-                if name not in (KEY, NAME, REASON, BRANCH_TOKENS, BRANCH_JOINED)
+                if name not in (KEY, NAME, REASON, *LISTS)
             }
             reasons = enumerate(table.column(REASON).to_pylist(), start)
             told = {index: reason for index, reason in reasons if reason is not None}

@@ -16,6 +16,9 @@ from treepack.errors import CostError, OversizeError
 
 Stretches = tuple[int, ...]
 
+NEVER = 1 << 62
+"""More tokens than branches can share."""
+
 
 class Unit(NamedTuple):
     """Branches that stay together: one, or a chosen answer with the rejected ones behind it.
@@ -23,12 +26,16 @@ class Unit(NamedTuple):
     Attributes:
         start: number of the first branch.
         end: number of the branch behind the last one.
-        tokens: of all of them.
+        tokens: of all of them, each that they share counted once.
+        shared: how many tokens the first of them has in common with the branch before it.
+        inside: the least that two neighbours among them have in common.
     """
 
     start: int
     end: int
     tokens: int
+    shared: int = 0
+    inside: int = NEVER
 
 
 class Part(NamedTuple):
@@ -65,41 +72,86 @@ def stays_with(roles: Sequence[str | None]) -> list[bool]:
     return found
 
 
-def units_of(lengths: Sequence[int], joined: Sequence[bool] | None = None) -> list[Unit]:
+def units_of(
+    lengths: Sequence[int],
+    joined: Sequence[bool] | None = None,
+    shared: Sequence[int] | None = None,
+) -> list[Unit]:
     """Which branches stay together, in order.
 
     Args:
-        lengths: tokens of each branch, with all below it.
+        lengths: tokens of each branch, from the root to its leaf.
         joined: whether each stays with the one before it; by default none does.
+        shared: how many tokens each has in common with the one before it; by default none.
+
+    Example:
+        >>> units_of([5, 6], [False, True], [0, 2])
+        [Unit(start=0, end=2, tokens=9, shared=0, inside=2)]
     """
     units: list[Unit] = []
     for number, length in enumerate(lengths):
+        common = 0 if shared is None else shared[number]
         if joined is not None and joined[number]:
-            units[-1] = Unit(units[-1].start, number + 1, units[-1].tokens + length)
+            start, _, tokens, first, inside = units[-1]
+            tokens += length - common
+            units[-1] = Unit(start, number + 1, tokens, first, min(inside, common))
         else:
-            units.append(Unit(number, number + 1, length))
+            units.append(Unit(number, number + 1, length, common))
     return units
 
 
-def first_fit(sizes: Iterable[int], room: int) -> list[list[int]]:
-    """Numbers of the items in each bin: every item goes to the first one that has room for it.
+def cut_lengths(
+    lengths: Sequence[int], shared: Sequence[int], roles: Sequence[str | None], most: int
+) -> tuple[list[int], list[int], list[str | None]]:
+    """Lengths, what is shared, and roles of the branches that are left of some when they are cut.
+
+    Where two branches share more than is left, one is left of them.
 
     Args:
-        sizes: of the items, none larger than ``room``.
-        room: of each bin.
+        lengths: tokens of each branch, from the root to its leaf.
+        shared: how many tokens each has in common with the one before it.
+        roles: of each.
+        most: tokens of a branch.
+
+    Example:
+        >>> cut_lengths([9, 8, 4], [0, 6, 2], ["a", "b", "c"], 5)
+        ([5, 4], [0, 2], [None, 'c'])
     """
-    bins: list[list[int]] = []
-    left: list[int] = []
-    for number, size in enumerate(sizes):
-        for place, rest in enumerate(left):
-            if size <= rest:
-                bins[place].append(number)
-                left[place] -= size
+    left: list[tuple[int, int, str | None]] = []
+    for length, common, role in zip(lengths, shared, roles, strict=True):
+        if common > most:
+            left[-1] = (*left[-1][:2], None)
+        else:
+            left.append((min(length, most), common, role))
+    after, between, named = zip(*left, strict=True) if left else ((), (), ())
+    return list(after), list(between), list(named)
+
+
+def first_fit(units: Iterable[Unit], room: int) -> list[tuple[list[Unit], int]]:
+    """The units of each part and its tokens: every unit goes to the first that has room for it.
+
+    Args:
+        units: none larger than ``room``.
+        room: of each part, in tokens.
+    """
+    parts: list[tuple[list[Unit], int]] = []
+    # What the last branch of each part has in common with the one looked at before.
+    common: list[int] = []
+    for unit in units:
+        common = [min(each, unit.shared) for each in common]
+        for place, (own, used) in enumerate(parts):
+            cost = unit.tokens - common[place]
+            if used + cost <= room:
+                own.append(unit)
+                parts[place] = own, used + cost
                 break
         else:
-            bins.append([number])
-            left.append(room - size)
-    return bins
+            place = len(parts)
+            parts.append(([unit], unit.tokens))
+            common.append(0)
+        common = [min(each, unit.inside) for each in common]
+        common[place] = NEVER
+    return parts
 
 
 def parts_of(
@@ -118,7 +170,7 @@ def parts_of(
     Raises:
         OversizeError: its root, or the root with a single unit, is over a budget by itself.
     """
-    root = cost["tokens"] - sum(unit.tokens for unit in units)
+    root = cost["tokens"] - sum(unit.tokens - unit.shared for unit in units)
     _check_root({**cost, "tokens": root}, budgets)
     # It is over the budget of tokens then, as branches take nothing else.
     room = budgets["tokens"] - root
@@ -131,11 +183,9 @@ def parts_of(
             f"its root and {told} have {root + longest.tokens} tokens, and the budget is "
             f"{budgets['tokens']}; max_branch_tokens cuts branches"
         )
-    parts = first_fit([unit.tokens for unit in units], room)
-    chosen = [[units[number] for number in part] for part in parts]
     return [
-        Part(_stretches(part), {**cost, "tokens": root + sum(unit.tokens for unit in part)})
-        for part in chosen
+        Part(_stretches(own), {**cost, "tokens": root + tokens})
+        for own, tokens in first_fit(units, room)
     ]
 
 
@@ -211,7 +261,7 @@ def expand(
     Example:
         >>> class Lengths:
         ...     def __getitem__(self, index):
-        ...         return [40, 30, 25][: 3 * index], None
+        ...         return [40, 30, 25][: 3 * index], None, None
         >>> columns = {"tokens": np.array([9, 100]), "crops": np.array([0, 2])}
         >>> found = expand(columns, Lengths(), {"tokens": 50})
         >>> found.columns["tokens"].tolist(), found.origin.tolist(), found.parts

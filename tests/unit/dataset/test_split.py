@@ -16,7 +16,7 @@ from treepack import errors
 from treepack._reference import splitting
 from treepack.dataset.shards.examples import Arrival, Examples
 from treepack.dataset.state import shards_of
-from treepack.packing.splitting import first_fit
+from treepack.packing.splitting import first_fit, units_of
 from treepack.testing import (
     assert_batches_equal,
     check_exactly_once,
@@ -39,6 +39,10 @@ def parts_of(tree, budgets):
     return [(one, cost) for one, cost in examples.split(arrival, cost, budgets)]
 
 
+def leaves_of(tree):
+    return [node for node, parent in tree.nodes() if parent >= 0 and not node.children]
+
+
 def over(tree, budgets=BUDGETS):
     return any(tree.cost[name] > size for name, size in budgets.items())
 
@@ -58,10 +62,10 @@ def test_the_laws_of_parts_on_random_trees():
             continue
         split += 1
         parts = parts_of(tree, budgets)
-        numbers = {id(child): number for number, child in enumerate(tree.children)}
-        made = [[numbers[id(child)] for child in one.item.children] for one, _ in parts]
+        numbers = {id(leaf): number for number, leaf in enumerate(leaves_of(tree))}
+        made = [[numbers[id(leaf)] for leaf in leaves_of(one.item)] for one, _ in parts]
         assert made == expected
-        assert sorted(itertools.chain(*made)) == list(range(len(tree.children)))
+        assert sorted(itertools.chain(*made)) == list(range(len(numbers)))
         assert all(part == sorted(part) for part in made)
         for number, (one, cost) in enumerate(parts):
             part = one.item
@@ -75,10 +79,22 @@ def test_the_laws_of_parts_on_random_trees():
     assert split > 40 * cases.FACTOR < rejected * 2
 
 
+def bins(sizes, room, **options):
+    found = first_fit(units_of(sizes, **options), room)
+    return [([unit.start for unit in own], tokens) for own, tokens in found]
+
+
 def test_first_fit_fills_the_first_that_has_room():
-    assert first_fit([6, 5, 4, 5, 1, 9], 10) == [[0, 2], [1, 3], [4, 5]]
-    assert first_fit([], 3) == []
-    assert first_fit([0, 3, 0], 3) == [[0, 1, 2]]
+    expected = [([0, 2], 10), ([1, 3], 10), ([4, 5], 10)]
+    assert bins([6, 5, 4, 5, 1, 9], 10) == expected
+    assert bins([], 3) == []
+    assert bins([0, 3, 0], 3) == [([0, 1, 2], 3)]
+
+
+def test_what_branches_share_is_counted_once_in_each_part():
+    # The third shares 4 tokens with the first, whatever stands between them.
+    assert bins([6, 9, 6], 9, shared=[0, 5, 4]) == [([0, 2], 8), ([1], 9)]
+    assert bins([6, 9, 6], 9, shared=[0, 4, 5]) == [([0, 2], 8), ([1], 9)]
 
 
 def test_a_stream_has_each_branch_once_in_rows_within_their_budgets():

@@ -99,7 +99,7 @@ def test_the_file_of_a_table_has_keys_and_names(tmp_path):
     found = pq.read_table(out)
     assert found.column("key").to_pylist() == list(range(N))
     assert found.column("name").to_pylist() == [f"example {i}" for i in range(N)]
-    names = [*expected(), "key", "name", "error", "branch_tokens", "branch_joined"]
+    names = [*expected(), "key", "name", "error", "branch_tokens", "branch_joined", "branch_shared"]
     assert sorted(found.column_names) == sorted(names)
     assert rows(tp.costs.from_parquet(out)) == expected()
 

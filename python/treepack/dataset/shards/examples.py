@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,18 @@ import numpy as np
 
 from treepack.batch.layout import check_mask
 from treepack.dataset._settings import Settings
-from treepack.dataset.shards.parts import cut_out, shorten
+from treepack.dataset.shards.parts import cut_out, joined_of, shorten
 from treepack.dataset.state import Key
 from treepack.errors import DataError, DatasetError, OversizeError, TreepackError
-from treepack.packing.splitting import Stretches, Unit, not_split, parts_of, stays_with, units_of
+from treepack.packing.splitting import (
+    Stretches,
+    Unit,
+    cut_lengths,
+    not_split,
+    parts_of,
+    stays_with,
+    units_of,
+)
 from treepack.sources.protocol import load_example
 from treepack.tree import MessageTree, example_name
 
@@ -120,11 +128,17 @@ class Examples:
         is_one_node = not item.media and len(outline.branches) == 1
         # The root of one node is cut with it; other roots are not.
         before = [length + outline.root * is_one_node for length in outline.branches]
-        after = before if self.most is None else [min(n, self.most) for n in before]
-        lost = [n - left for n, left in zip(before, after, strict=True)]
-        costs = {**outline.costs, "tokens": outline.costs["tokens"] - sum(lost)}
-        units = [] if is_one_node else units_of(after, stays_with(item.roles))
-        return costs, units, (sum(n > 0 for n in lost), sum(lost))
+        roles: Sequence[str | None] = [item.roles[n] for n in outline.order] or item.roles
+        shared: Sequence[int] = outline.shared or [0] * len(before)
+        after, lost = before, (0, 0)
+        if self.most is not None:
+            total = sum(before) - sum(shared)
+            cut = sum(length > self.most for length in before)
+            after, shared, roles = cut_lengths(before, shared, roles, self.most)
+            lost = cut, total - sum(after) + sum(shared)
+        costs = {**outline.costs, "tokens": outline.costs["tokens"] - lost[1]}
+        units = [] if is_one_node else units_of(after, stays_with(roles), shared)
+        return costs, units, lost
 
     def split(
         self, arrival: Arrival, cost: Mapping[str, int], budgets: Mapping[str, int]
@@ -156,7 +170,7 @@ class Examples:
         """Branches of an example that waits, as far as they are known without loading it."""
         item = arrival.item
         if isinstance(item, MessageTree):
-            return len(item.children)
+            return len(item.branch_lengths()[0])
         if item is not None:
             return len(getattr(item, "branches", ()))
         known = self._table_branches(arrival)
@@ -189,9 +203,8 @@ class Examples:
                 costs, units, _ = self._outline(item)
                 return item, costs, units
             tree = self._made(item, arrival.name)
-        lengths = [child.n_tokens for child in tree.children]
-        joined = stays_with([child.role for child in tree.children])
-        return tree, tree.cost, units_of(lengths, joined)
+        lengths, shared = tree.branch_lengths()
+        return tree, tree.cost, units_of(lengths, joined_of(tree), shared)
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
         # A state is JSON, which has no numbers of numpy.

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from treepack.errors import CostError
 from treepack.sources.costs.parquet import (
-    BRANCH_JOINED,
     BRANCH_TOKENS,
     KEY,
+    LISTS,
     NAME,
     REASON,
     SETTINGS,
@@ -88,7 +88,7 @@ def from_parquet(
     schema = pq.ParquetDataset(Path(path)).schema
     whole = {field.name for field in schema if pa.types.is_integer(field.type)}
     wanted = [n for n in schema.names if n in whole and n != key] if names is None else list(names)
-    lists = [name for name in (BRANCH_TOKENS, BRANCH_JOINED) if name in schema.names]
+    lists = [name for name in LISTS if name in schema.names]
     if names is not None and BRANCH_TOKENS not in wanted:
         lists = []
     wanted = [name for name in wanted if name not in lists]

@@ -21,7 +21,13 @@ KEY, NAME, REASON = "key", "name", "error"
 """Columns beside the costs: the index in the source, what errors call the example, and why it has
 no costs."""
 
-BRANCH_TOKENS, BRANCH_JOINED = "branch_tokens", "branch_joined"
+LISTS = BRANCH_TOKENS, BRANCH_JOINED, BRANCH_SHARED = (
+    "branch_tokens",
+    "branch_joined",
+    "branch_shared",
+)
+"""Columns of lists, an entry for each branch."""
+
 """Columns of lists, an entry for each branch: its tokens, and whether it stays with the one before
 it."""
 
@@ -113,6 +119,7 @@ def _lists(pa: Any, branches: Branches) -> dict[str, Any]:
     values = {
         BRANCH_TOKENS: pa.array(branches.tokens, pa.int32()),
         BRANCH_JOINED: pa.array(branches.is_joined, pa.bool_()),
+        BRANCH_SHARED: pa.array(branches.common, pa.int32()),
     }
     return {name: pa.LargeListArray.from_arrays(offsets, each) for name, each in values.items()}
 
@@ -121,7 +128,7 @@ def read_branches(table: Any) -> Branches | None:
     """The branches of a table of Arrow, or ``None`` if it has none.
 
     Args:
-        table: with or without the two columns of lists; null is a list without entries.
+        table: with or without the three columns of lists; null is a list without entries.
     """
     import pyarrow.compute as pc
 
@@ -129,8 +136,9 @@ def read_branches(table: Any) -> Branches | None:
         return None
     lists = table.column(BRANCH_TOKENS)
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
-    joined = None
-    if BRANCH_JOINED in table.column_names:
-        joined = pc.list_flatten(table.column(BRANCH_JOINED)).to_numpy()
+    joined, shared = (
+        pc.list_flatten(table.column(name)).to_numpy() if name in table.column_names else None
+        for name in (BRANCH_JOINED, BRANCH_SHARED)
+    )
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-    return Branches(offsets, pc.list_flatten(lists).to_numpy(), joined)
+    return Branches(offsets, pc.list_flatten(lists).to_numpy(), joined, shared)

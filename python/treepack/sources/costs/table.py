@@ -143,8 +143,8 @@ class CostTable:
 
         The columns are ``key``, the index of the example, and the costs, null where an example
         could not be measured; then there is a column ``error``, too. The tokens of branches, if
-        they are known, are lists, ``branch_tokens`` and ``branch_joined``. The file appears when it
-        is whole, and replaces one of that name.
+        they are known, are lists, ``branch_tokens``, ``branch_joined`` and ``branch_shared``. The
+        file appears when it is whole, and replaces one of that name.
 
         Args:
             path: of the file; its folder must exist.
