@@ -7,7 +7,7 @@ import treepack as tp
 from helpers import zoo
 from helpers.cases import FACTOR
 from helpers.tree_sources import Chained
-from helpers.zoo.examples import TEXT, A, B, image, rows
+from helpers.zoo.examples import TEXT, A, B, image, rows, said
 from torch.utils.data import DataLoader
 from treepack import families
 
@@ -27,8 +27,13 @@ def stream(name):
     """Packs of a family: films too where it sees them, and texts alone."""
     made = families.find(zoo.build(name)[0])
     found = dict(rows(name))
-    more = [tp.Conversations(A if n % 2 else B, [image(n, 30 + n, 50)], key=n) for n in range(5)]
-    source = [*found.get("mixed", found["images"]), TEXT, *more]
+    # PaliGemma answers one question about an image, and nothing else.
+    is_prompt = name == "paligemma"
+    kinds = [said(name)] if is_prompt else [B, A]
+    more = [
+        tp.Conversations(kinds[n % len(kinds)], [image(n, 30 + n, 50)], key=n) for n in range(5)
+    ]
+    source = [*found.get("mixed", found["images"]), *([] if is_prompt else [TEXT]), *more]
     costs = [made.measure(example) for example in source]
     budgets = {unit: 2 * max(cost.get(unit, 0) for cost in costs) for unit in made.costs}
     return tp.PackedDataset(source, family=made, budgets=budgets, virtual_shards=2)
