@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from treepack import errors
+from treepack.errors import TreepackError
 from treepack.measuring.measurer import Measurer, Piece, Task
+from treepack.sources.costs.table import UNKNOWN
 
 
 class MeasureBatch:
@@ -23,14 +26,27 @@ class MeasureBatch:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Costs of the examples whose indices stand in the column ``id``."""
-        pieces = [self.measurer.measure(index, index + 1) for index in batch["id"].tolist()]
+        pieces, told = zip(*map(self._measure, batch["id"].tolist()), strict=True)
         columns = self.measurer.task.columns
         return {
             "id": batch["id"],
             **{name: np.concatenate([p.columns[name] for p in pieces]) for name in columns},
             # Arrow would make a column of null of a batch without an error.
-            "told": np.array([json.dumps([p.names[0], *p.reasons.values()]) for p in pieces]),
+            "told": np.array(told),
         }
+
+    def _measure(self, index: int) -> tuple[Piece, str]:
+        """The costs of an example, and as JSON its name, why there are none, and whether to stop.
+
+        An error is told, not raised: what an actor raises, Ray packs into an error of its own.
+        """
+        try:
+            piece = self.measurer.measure(index, index + 1)
+        except TreepackError as error:
+            nothing = {name: np.array([UNKNOWN]) for name in self.measurer.task.columns}
+            stop = [str(index), str(error), type(error).__name__]
+            return Piece(index, nothing, [str(index)], {}), json.dumps(stop)
+        return piece, json.dumps([piece.names[0], *piece.reasons.values()])
 
 
 def measure_with_ray(task: Task, n: int, workers: int | None, chunk: int) -> Iterator[Piece]:
@@ -44,6 +60,7 @@ def measure_with_ray(task: Task, n: int, workers: int | None, chunk: int) -> Ite
 
     Raises:
         ImportError: ray is not installed.
+        TreepackError: an example cannot be measured, and the task does not skip such.
     """
     try:
         import ray
@@ -60,7 +77,10 @@ def measure_with_ray(task: Task, n: int, workers: int | None, chunk: int) -> Ite
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
     )
-    batches = list(found.iter_batches(batch_size=None, batch_format="numpy"))
+    batches = []
+    for batch in found.iter_batches(batch_size=None, batch_format="numpy"):
+        _raise_told(batch)
+        batches.append(batch)
     whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     order = np.argsort(whole["id"], kind="stable")
     told = [json.loads(text) for text in whole["told"][order].tolist()]
@@ -69,3 +89,13 @@ def measure_with_ray(task: Task, n: int, workers: int | None, chunk: int) -> Ite
         columns = {name: whole[name][order][some].astype(np.int64) for name in task.columns}
         reasons = {start + i: t[1] for i, t in enumerate(told[some]) if len(t) > 1}
         yield Piece(start, columns, [t[0] for t in told[some]], reasons)
+
+
+def _raise_told(batch: dict[str, Any]) -> None:
+    """Raise the error of the first example of a batch that has one."""
+    order = np.argsort(batch["id"], kind="stable")
+    for text in batch["told"][order].tolist():
+        _, *why = json.loads(text)
+        if len(why) > 1:
+            reason, kind = why
+            raise getattr(errors, kind, errors.DataError)(reason)
