@@ -32,7 +32,8 @@ TREES = [
 ]
 COSTS = [tree.cost for tree in TREES]
 HAND_OVER = 5.0
-PACKS = 300
+PACKS = 100
+ROUNDS = 15
 
 
 class Ready:
@@ -78,37 +79,39 @@ class Collate:
 
     def __call__(self, *args: Any, **options: Any) -> tp.PackedBatch:
         """What `collate` gives."""
-        start = time.perf_counter()
+        start = time.process_time()
         batch = tp.collate(*args, **options)
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.process_time() - start
         return batch
 
 
 def overhead(source: Any, position: int) -> tuple[float, float]:
-    """Microseconds for each example, and to lay out a row; of five runs the median."""
-    examples, rows = [], []
-    for _ in range(5):
-        stream = iter(make(source, position))
-        next(stream)
-        with mock.patch("treepack.dataset.iterator.collate", Collate()) as collate:
-            start = time.perf_counter()
-            packs = [len(batch["treepack"].keys) for batch in itertools.islice(stream, PACKS)]
-            seconds = time.perf_counter() - start - collate.seconds
-        examples.append(1e6 * seconds / sum(packs))
-        rows.append(1e6 * collate.seconds / PACKS)
-    return statistics.median(examples), statistics.median(rows)
+    """Microseconds of the processor for each example, and to lay out a row."""
+    stream = iter(make(source, position))
+    next(stream)
+    with mock.patch("treepack.dataset.iterator.collate", Collate()) as collate:
+        start = time.process_time()
+        packs = [len(batch["treepack"].keys) for batch in itertools.islice(stream, PACKS)]
+        seconds = time.process_time() - start - collate.seconds
+    return 1e6 * seconds / sum(packs), 1e6 * collate.seconds / PACKS
 
 
 class Greedy(IterableDataset):
     """What one writes without us: shuffled, and each row is filled until an example does not fit.
 
-    One seed, one process, no state, every example loaded before it is known to fit.
+    One seed, one process, no state, every example loaded before it is known to fit. Rows are laid
+    out as ours are, and that is not counted either.
     """
 
     def __init__(self, source: Ready) -> None:
         self.source = source
+        self.collate = Collate()
 
-    def __iter__(self) -> Iterator[list[tp.MessageTree]]:
+    def __iter__(self) -> Iterator[tp.PackedBatch]:
+        return map(self.collate, self.rows())
+
+    def rows(self) -> Iterator[list[tp.MessageTree]]:
+        """The trees of each row."""
         row: list[tp.MessageTree] = []
         used = dict.fromkeys(BUDGETS, 0)
         for index in torch.randperm(len(self.source)).tolist():
@@ -123,27 +126,40 @@ class Greedy(IterableDataset):
         yield row
 
 
-def taking(dataset: Any, **options: Any) -> float:
-    """Microseconds for each example through a loader of torch, in this process."""
-    stream = iter(DataLoader(dataset, batch_size=None, **options))
+def greedy_rows(n: int) -> float:
+    """The same for `Greedy`, through a loader of torch in this process."""
+    dataset = Greedy(Ready(n))
+    stream = iter(DataLoader(dataset, batch_size=None))
     next(stream)
-    start = time.perf_counter()
-    count = sum(len(row) if isinstance(row, list) else 1 for row in stream)
-    return 1e6 * (time.perf_counter() - start) / count
+    start, before = time.process_time(), dataset.collate.seconds
+    count = sum(len(batch["treepack"].keys) for batch in stream)
+    seconds = time.process_time() - start - (dataset.collate.seconds - before)
+    return 1e6 * seconds / count
 
 
 def report_overhead() -> None:
-    print("\nOverhead over the user's decoding, us an example: draw, measure, pack, load, state;")
-    print("beside it, us to lay out a row of 16,384 tokens and as many targets")
-    fetch = statistics.median(taking(Ready(5_000), shuffle=True) for _ in range(5))
-    greedy = statistics.median(taking(Greedy(Ready(20_000))) for _ in range(5))
-    print(f"torch's DataLoader, shuffled, in this process, fetches the same in {fetch:.1f} us;")
-    print(f"rows filled greedily in plain Python, no state, no rank, no pool: {greedy:.1f} us")
+    """All in turn, many times over, so that whatever else the machine does slows them alike."""
+    print(
+        "\nOverhead over the user's decoding, us of the processor an example: draw, measure, pack,"
+    )
+    print("load, state; beside it, us to lay out a row of 16,384 tokens and as many targets")
+    cases = list(itertools.product((10**3, 10**7), (10**3, 10**9)))
+    greedy = []
+    found: dict[Any, list[Any]] = {case: [] for case in cases}
+    for _ in range(ROUNDS):
+        greedy.append(greedy_rows(500))
+        for keys, position in cases:
+            runs = [overhead(kind(keys), position) for kind in SOURCES]
+            found[keys, position].append([us for us, _ in runs] + [runs[1][1]])
+    rival = statistics.median(greedy)
+    print(f"rows filled greedily in plain Python, no state, no rank, no pool: {rival:.1f} us")
     print(f"{'keys':>12}{'position':>14}{'loaded first':>16}{'measured first':>16}{'row':>8}")
-    for keys, position in itertools.product((10**3, 10**7), (10**3, 10**9)):
-        (loaded, _), (measured, row) = (overhead(kind(keys), position) for kind in SOURCES)
+    for (keys, position), runs in found.items():
+        loaded, measured, row = (statistics.median(column) for column in zip(*runs, strict=True))
+        ratios = [[run[i] / g for run, g in zip(runs, greedy, strict=True)] for i in range(2)]
+        first, second = map(statistics.median, ratios)
         print(f"{keys:>12,}{position:>14,}{loaded:>16.1f}{measured:>16.1f}{row:>8.0f}", end="")
-        print(f"   {loaded / greedy:.1f} and {measured / greedy:.1f} times greedy")
+        print(f"   {first:.1f} and {second:.1f} times greedy")
 
 
 def report_resume() -> None:

@@ -25,10 +25,10 @@ SEEDS = range(5)
 
 
 def timed(pack: Callable[[], Iterable[Iterable[int]]]) -> tuple[list[np.ndarray], float]:
-    """The packs, and the seconds that they took."""
-    start = time.perf_counter()
+    """The packs, and the seconds of the processor that they took: all work in this process."""
+    start = time.process_time()
     packs = pack()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return [np.fromiter(members, int) for members in packs], seconds
 
 

@@ -114,6 +114,11 @@ fn what_cannot_be_packed_is_rejected() {
         make(&[1, 2], no_window),
         Err(PackError::Setting { name: "window", .. })
     ));
+    let too_large = vec![("b".to_owned(), u64::MAX)];
+    assert!(matches!(
+        Offline::new(too_large, vec![1, 2, 3], settings),
+        Err(PackError::BudgetRange { .. })
+    ));
     assert!(make(&[], settings).unwrap().is_empty());
     let mut zero = make(&[1, 2, 0, 0], settings).unwrap();
     assert_eq!(zero.len(), 2);

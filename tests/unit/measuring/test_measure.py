@@ -284,18 +284,19 @@ class FakeRange:
         starts = range(0, self.n, batch_size)
         batches = [np.arange(a, min(a + batch_size, self.n)) for a in starts]
         call = pickle.loads(pickle.dumps(kind))(*fn_constructor_args)
-        self.batches = [call({"id": batch}) for batch in reversed(batches)]
+        try:
+            self.batches = [call({"id": batch}) for batch in reversed(batches)]
+        except Exception as error:
+            raise RuntimeError(f"UDF failed to process a data block: {error}") from None
         return self
 
     def iter_batches(self, batch_size, batch_format):
         return iter(self.batches)
 
 
-@pytest.fixture(params=["fake", "ray"])
-def ray(request, monkeypatch):
-    if request.param == "ray":
-        pytest.importorskip("ray")
-        return
+@pytest.fixture
+def ray(monkeypatch):
+    """A fake; Ray itself is asked in test_ray.py."""
     fake = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", fake)
     monkeypatch.setitem(sys.modules, "ray.data", fake.data)
@@ -310,6 +311,12 @@ def test_ray_gives_the_same_table(tmp_path):
     np.testing.assert_array_equal(table.unmeasured, [3, 70])
     assert table.reasons == here.reasons
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.usefixtures("ray")
+def test_an_error_on_a_cluster_is_raised_as_it_was():
+    with pytest.raises(errors.DataError, match=r"^example (3|70): .*no such file"):
+        tp.costs.measure(Failing(N), ray=True, workers=2)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

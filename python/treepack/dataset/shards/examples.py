@@ -207,14 +207,12 @@ class Examples:
         return tree, tree.cost, units_of(lengths, joined_of(tree), shared)
 
     def _named(self, cost: Mapping[str, int]) -> dict[str, int]:
-        # A state is JSON, which has no numbers of numpy.
-        return {
-            name: value.item()
-            if type(value := cost[name]) is not int and isinstance(value, np.generic)
-            else value
-            for name in self.budgets
-            if name in cost
-        }
+        named = {name: cost[name] for name in self.budgets if name in cost}
+        for name, value in named.items():
+            if type(value) is not int and isinstance(value, np.generic):
+                # A state is JSON, which has no numbers of numpy.
+                named[name] = value.item()
+        return named
 
     def load(self, arrival: Arrival, cost: Mapping[str, int]) -> MessageTree:
         """The tree of a selected example, as it goes into the row.

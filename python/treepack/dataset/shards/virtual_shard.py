@@ -113,7 +113,8 @@ class VirtualShard(Shard):
             # A state is taken with each row, and most streams have positions alone.
             keys = [saved_key(key) for key in keys]
             positions = [position_of(key) for key in keys]
-        positions = [*positions, *(position_of(entry[0]) for entry in pending + requeued)]
+        if pending or requeued:
+            positions = [*positions, *(position_of(entry[0]) for entry in pending + requeued)]
         more = [self._split, self._parts, self._truncated] if self._policy.reshapes else []
         return ShardState(
             shard=self.index,
@@ -207,12 +208,14 @@ class VirtualShard(Shard):
                 self._note_truncated(arrival)
         if self._policy.splits and self._splits(arrival, cost):
             return None
-        dropped = self._packer.counters["dropped"] if self._drops else 0
-        pack = self._checked_push(arrival, cost)
-        if self._drops and self._packer.counters["dropped"] > dropped:
+        drops = self._drops
+        dropped = self._packer.counters["dropped"] if drops else 0
+        key = arrival.key
+        pack = self._checked_push(key, arrival, cost)
+        if drops and self._packer.counters["dropped"] > dropped:
             self._arriving.add(f"example {arrival.name!r} is over a budget, and dropped")
         else:
-            self._held[arrival.key] = arrival, cost
+            self._held[key] = arrival, cost
             self._arriving.end()
         return pack
 
@@ -250,12 +253,12 @@ class VirtualShard(Shard):
                 self.index,
             )
 
-    def _checked_push(self, arrival: Arrival, cost: Cost) -> Any:
+    def _checked_push(self, key: Key, arrival: Arrival, cost: Cost) -> Any:
         try:
-            return self._packer.push(arrival.key, cost)
+            return self._packer.push(key, cost)
         except TreepackError as error:
             # The packer knows the example by its position; the user by its key.
-            text = str(error).replace(f"example {arrival.key}", f"example {arrival.name!r}", 1)
+            text = str(error).replace(f"example {key}", f"example {arrival.name!r}", 1)
             if isinstance(error, OversizeError) and not self._policy.splits:
                 text += split_hint(self._examples.count_branches(arrival))
             raise type(error)(text) from None

@@ -104,6 +104,8 @@ pub struct Packer {
     core: packing::Packer<Py<PyAny>>,
     /// Names of the budgets as Python strings, for look-ups without a copy.
     names: Vec<Py<PyString>>,
+    /// Everything that the packs depend on beside the stream.
+    fingerprint: Py<PyString>,
 }
 
 #[pymethods]
@@ -143,7 +145,12 @@ impl Packer {
             .map(|(name, _)| PyString::new(py, name).unbind())
             .collect();
         let core = packing::Packer::new(budgets, settings).map_err(|e| raise(&e, None))?;
-        Ok(Self { core, names })
+        let fingerprint = PyString::new(py, &state::fingerprint(&core)).unbind();
+        Ok(Self {
+            core,
+            names,
+            fingerprint,
+        })
     }
 
     /// Adds an example and lets at most one pack go.
@@ -237,7 +244,7 @@ impl Packer {
     ///     >>> state["keys"], state["costs"], state["arrivals"]
     ///     (['a'], [[60]], [0])
     fn state(&self, py: Python<'_>) -> PyResult<Py<PyDict>> {
-        state::save(py, &self.core, &self.keys(py))
+        state::save(py, &self.core, &self.keys(py), &self.fingerprint)
     }
 
     /// Goes on from a `state`, in place of what the packer holds.

@@ -1,7 +1,7 @@
 //! The state of a packer as a JSON-safe dict.
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 use treepack_core::packing::{Counters, Packer, State};
 
 use super::options::{OVERSIZE, SOLVER};
@@ -22,13 +22,18 @@ pub fn counters(py: Python<'_>, counters: Counters) -> PyResult<Bound<'_, PyDict
     Ok(dict)
 }
 
-/// The state of `packer`, whose keys are given as Python objects.
-pub fn save(py: Python<'_>, packer: &Packer<Key>, keys: &[Key]) -> PyResult<Py<PyDict>> {
+/// The state of `packer`, whose keys and fingerprint are given as Python objects.
+pub fn save(
+    py: Python<'_>,
+    packer: &Packer<Key>,
+    keys: &[Key],
+    fingerprint: &Py<PyString>,
+) -> PyResult<Py<PyDict>> {
     let (arrivals, costs) = (packer.arrivals(), packer.costs());
     let costs: Vec<&[u64]> = costs.chunks_exact(packer.budgets().sizes().len()).collect();
     let dict = PyDict::new(py);
     dict.set_item("version", VERSION)?;
-    dict.set_item("fingerprint", fingerprint(packer))?;
+    dict.set_item("fingerprint", fingerprint)?;
     dict.set_item("counters", counters(py, packer.counters())?)?;
     dict.set_item("keys", keys)?;
     dict.set_item("arrivals", arrivals)?;
@@ -79,7 +84,7 @@ fn field<'py, T: FromPyObjectOwned<'py>>(state: &Bound<'py, PyAny>, name: &str) 
 }
 
 /// Everything that the packs depend on beside the stream.
-fn fingerprint(packer: &Packer<Key>) -> String {
+pub fn fingerprint(packer: &Packer<Key>) -> String {
     let budgets = packer.budgets();
     let sizes = budgets.names().iter().zip(budgets.sizes());
     let sizes: Vec<String> = sizes.map(|(name, size)| format!("{name}={size}")).collect();

@@ -2,7 +2,7 @@
 
 mod repack;
 
-use super::{Oversize, PackError, Packer, Search, Settings};
+use super::{Budgets, Oversize, PackError, Packer, Search, Settings};
 use crate::permutation::{epoch_key, Permutation};
 use repack::Repack;
 
@@ -115,8 +115,9 @@ impl Offline {
         settings: OfflineSettings,
     ) -> Result<Self, PackError> {
         let width = budgets.len();
-        let sizes: Vec<u64> = budgets.iter().map(|&(_, size)| size).collect();
-        let packer = Packer::new(budgets, stream_settings(settings, per_row(&costs, &sizes)))?;
+        let checked = Budgets::new(budgets.clone())?;
+        let per_row = per_row(&costs, &checked);
+        let packer = Packer::new(budgets, stream_settings(settings, per_row))?;
         if costs.len() % width != 0 {
             return Err(PackError::CostCount {
                 got: costs.len() % width,
@@ -290,10 +291,11 @@ impl Offline {
 }
 
 /// How many examples a row holds if they fill the scarcest budget; those larger than one aside.
-fn per_row(costs: &[u32], budgets: &[u64]) -> usize {
+fn per_row(costs: &[u32], budgets: &Budgets) -> usize {
+    let budgets = budgets.sizes();
     let mut sums = vec![0; budgets.len()];
     let mut n = 0u64;
-    for cost in costs.chunks_exact(budgets.len().max(1)) {
+    for cost in costs.chunks_exact(budgets.len()) {
         if cost.iter().zip(budgets).all(|(&c, &b)| u64::from(c) <= b) {
             n += 1;
             for (sum, &c) in sums.iter_mut().zip(cost) {
