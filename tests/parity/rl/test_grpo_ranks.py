@@ -17,7 +17,6 @@ def job(rank, world, folder):
     os.environ |= {name: str(value) for name, value in place.items()}
     warnings.simplefilter("ignore")
     from helpers.text_rows import stock_model
-
     from parity.rl import test_grpo as grpo
 
     model = stock_model("qwen3", vocab_size=len(grpo.tokenizer())).float()
