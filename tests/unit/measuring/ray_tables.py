@@ -1,4 +1,4 @@
-"""Tables that a local cluster of Ray measures, as JSON: ``python -m helpers.ray_tables``.
+"""Tables that a local cluster of Ray measures, as JSON: ``python -m unit.measuring.ray_tables``.
 
 A program of its own, since Ray leaves processes, warnings and sockets to the end of its process.
 """
