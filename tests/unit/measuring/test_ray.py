@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers.processes import ray_tables
+from unit.measuring import ray_tables
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("ray.data")
@@ -21,7 +21,7 @@ def there():
     environment = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
     # A machine that is busy takes longer to start one than Ray waits by itself.
     environment |= {"RAY_raylet_start_wait_time_s": "400"}
-    command = [sys.executable, "-m", "helpers.processes.ray_tables"]
+    command = [sys.executable, "-m", "unit.measuring.ray_tables"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-4_000:]
     return json.loads(run.stdout.splitlines()[-1])
