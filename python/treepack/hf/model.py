@@ -16,6 +16,9 @@ from treepack.hf.checks import (
     warn_of_rotary_lengths,
 )
 from treepack.hf.compared import check_compared, note_passed
+from treepack.hf.sequence import hooks as sequence_hooks
+from treepack.hf.sequence.checks import check_shared
+from treepack.hf.sequence.group import SequenceGroup
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +36,7 @@ class Setting(NamedTuple):
     loss: Any
     follows: bool
     watches: bool
+    ranks: SequenceGroup | None
 
 
 class Restored:
@@ -49,7 +53,13 @@ class Restored:
         _change(self._base, self._now, self._packed)
 
 
-def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False) -> Model:
+def prepare(
+    model: Model,
+    backend: str | None = None,
+    *,
+    sequence_parallel: Any = None,
+    unchecked: bool = False,
+) -> Model:
     """Make a model train on packed rows: ``model(**batch).loss`` is then the weighted loss.
 
     The attention implementation of the text model becomes ``"treepack"``, that of the vision tower
@@ -63,6 +73,9 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
             by PEFT. It is changed in place.
         backend: that of `treepack.tree_attention`; by default the one of the device. Models that
             soft-cap their scores need ``"flex"``.
+        sequence_parallel: process group, or ``DeviceMesh`` of one dimension, whose ranks compute
+            each row together: all of them are given the same row, and each computes its part of the
+            tokens and of the loss. Losses and gradients of the ranks add up to those of the row.
         unchecked: also take a model of a class that has never been compared with each path alone.
             Those that have been are listed with treepack, and `treepack.testing.check_exact` adds
             the class of a model that passes, for the rest of the process.
@@ -76,7 +89,9 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
             tree-recurrence does not know, dropout, or a layer that does not use the attention
             interface of transformers); it has no language-model head; the model is a hybrid and
             tree-recurrence is not installed; nobody has compared its class, and ``unchecked`` is
-            not given; or there is no such backend. The model is then as it was.
+            not given; there is no such backend; or ranks cannot share its rows (recurrent layers,
+            query heads that the ranks do not divide, rotary frequencies that depend on the row).
+            The model is then as it was.
 
     Warns:
         UserWarning: rotary frequencies depend on the longest position of the row (``dynamic``,
@@ -98,6 +113,9 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
 
     base = _base_of(model)
     check_model(base, backend)
+    ranks = None if sequence_parallel is None else SequenceGroup(sequence_parallel)
+    if ranks is not None:
+        check_shared(base, ranks)
     name = register(backend)
     _undo(base)
     before = _setting(base)
@@ -112,6 +130,8 @@ def prepare(model: Model, backend: str | None = None, *, unchecked: bool = False
         if not unchecked:
             check_compared(base)
         foreign.watch(base)
+        if ranks is not None:
+            sequence_hooks.share(base, ranks)
     except AttentionError:
         _record(base, before)
         _undo(base)
@@ -218,7 +238,8 @@ def _setting(base: Any) -> Setting:
     parts = (item for item in base.named_modules() if hasattr(item[1], "set_attn_implementation"))
     attention = {name: part.config._attn_implementation for name, part in parts}
     follows, watches = recurrent.follows(base), foreign.watches(base)
-    return Setting(attention, base.loss_function, follows, watches)
+    ranks = sequence_hooks.ranks_of(base)
+    return Setting(attention, base.loss_function, follows, watches, ranks)
 
 
 def _record(base: Any, before: Setting) -> None:
@@ -248,6 +269,11 @@ def _change(base: Any, start: Setting, end: Setting) -> None:
         (recurrent.follow if end.follows else recurrent.leave)(base)
     if now.watches == start.watches != end.watches:
         (foreign.watch if end.watches else foreign.unwatch)(base)
+    if now.ranks is start.ranks is not end.ranks:
+        if now.ranks is not None:
+            sequence_hooks.unshare(base)
+        if end.ranks is not None:
+            sequence_hooks.share(base, end.ranks)
 
 
 def _window(layer: Any) -> int | None:
