@@ -75,7 +75,8 @@ def prepare(
             soft-cap their scores need ``"flex"``.
         sequence_parallel: process group, or ``DeviceMesh`` of one dimension, whose ranks compute
             each row together: all of them are given the same row, and each computes its part of the
-            tokens and of the loss. Losses and gradients of the ranks add up to those of the row.
+            tokens and of the loss. Loss and gradients of the row are the means over these ranks,
+            and DDP and FSDP average.
         unchecked: also take a model of a class that has never been compared with each path alone.
             Those that have been are listed with treepack, and `treepack.testing.check_exact` adds
             the class of a model that passes, for the rest of the process.

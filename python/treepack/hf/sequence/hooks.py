@@ -105,13 +105,15 @@ class _Targets:
             )
         shard = Shard(row, self.ranks)
         keep, targets, weights = (kwargs[name] for name in OF_TARGETS)
-        divisor = _check_same_row(shard, _tokens_of(args, kwargs), targets, weights)
-        if kwargs.get("num_items_in_batch") is None:
-            kwargs = {**kwargs, "num_items_in_batch": divisor}
+        own_weight = _check_same_row(shard, _tokens_of(args, kwargs), targets, weights)
+        given = kwargs.get("num_items_in_batch")
+        # Trainers average gradients over all ranks; so the mean over these is the loss of the row.
+        divisor = (own_weight if given is None else given) / self.ranks.size
         place = keep - shard.start
         own = ((place >= 0) & (place < shard.length)).nonzero()[:, 0]
         cut = (place[own], targets[..., own], weights[..., own])
-        return args, {**kwargs, **dict(zip(OF_TARGETS, cut, strict=True)), "treepack": shard}
+        changed = {**dict(zip(OF_TARGETS, cut, strict=True)), "num_items_in_batch": divisor}
+        return args, {**kwargs, **changed, "treepack": shard}
 
 
 class _Tokens:
