@@ -132,10 +132,7 @@ def tree_attention_forward(
             'not compute; prepare the model with backend="flex"'
         )
     _check_row(module, query, key, attention_mask)
-    total = query.shape[2]
-    if shard is not None:
-        shard.check_part(query, _name(module))
-        total = shard.total
+    total = query.shape[2] if shard is None else shard.check_part(query, _name(module))
     window = sliding_window
     if window is not None and window >= total and not _is_special(row):
         # A row that fits into it needs no plan of its own, nor a guard in a compiled graph.

@@ -109,36 +109,12 @@ def prepare(
         >>> prepare(LlamaForCausalLM(config)).config._attn_implementation
         'treepack'
     """
-    from treepack.hf.attention import register
-    from treepack.hf.loss import weighted_loss, weighted_loss_of_row
-
     base = _base_of(model)
     check_model(base, backend)
     ranks = None if sequence_parallel is None else SequenceGroup(sequence_parallel)
     if ranks is not None:
         check_shared(base, ranks)
-    name = register(backend)
-    _undo(base)
-    before = _setting(base)
-    part = _text_part(base.config)
-    base.set_attn_implementation(name if part is None else {part: name})
-    base.loss_function = weighted_loss_of_row if makes_all_logits(base) else weighted_loss
-    _record(base, before)
-    try:
-        check_reached(base, name)
-        if is_hybrid(base):
-            recurrent.follow(base)
-        if not unchecked:
-            check_compared(base)
-        foreign.watch(base)
-        if ranks is not None:
-            sequence_hooks.share(base, ranks)
-    except AttentionError:
-        _record(base, before)
-        _undo(base)
-        delattr(base, RECORD)
-        raise
-    _record(base, before)
+    _set_up(base, backend, ranks, unchecked)
     warn_of_rotary_lengths(base)
     return model
 
@@ -233,6 +209,34 @@ def passed(model: nn.Module) -> None:
 def _base_of(model: Any) -> Any:
     model = getattr(model, "_orig_mod", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _set_up(base: Any, backend: str | None, ranks: SequenceGroup | None, unchecked: bool) -> None:
+    from treepack.hf.attention import register
+    from treepack.hf.loss import weighted_loss, weighted_loss_of_row
+
+    name = register(backend)
+    _undo(base)
+    before = _setting(base)
+    part = _text_part(base.config)
+    base.set_attn_implementation(name if part is None else {part: name})
+    base.loss_function = weighted_loss_of_row if makes_all_logits(base) else weighted_loss
+    _record(base, before)
+    try:
+        check_reached(base, name)
+        if is_hybrid(base):
+            recurrent.follow(base)
+        if not unchecked:
+            check_compared(base)
+        foreign.watch(base)
+        if ranks is not None:
+            sequence_hooks.share(base, ranks)
+    except AttentionError:
+        _record(base, before)
+        _undo(base)
+        delattr(base, RECORD)
+        raise
+    _record(base, before)
 
 
 def _setting(base: Any) -> Setting:

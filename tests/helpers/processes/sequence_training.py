@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from helpers import tiny_models
 from helpers.processes.sequence_ranks import text_model, text_rows, windowed_model
 from helpers.text_rows import stock_model
 from torch.distributed.device_mesh import init_device_mesh
+from torch.utils.data import DataLoader
 
 DP, SP = 2, 2
 STEPS, ACCUMULATE, RATE = 3, 2, 0.1
@@ -118,6 +120,20 @@ def _by_trainer(made, rows, folder):
 
 def _whole(tensor):
     return getattr(tensor, "full_tensor", lambda: tensor)().detach()
+
+
+def train_on_page(rank, world, sharing, loop, source):
+    """Parameters after the code of docs/guide/trainers.md, under DDP."""
+    warnings.filterwarnings("ignore", "This DataLoader will create")
+    model = stock_model("llama", vocab_size=300).float()
+    names = {"tp": tp, "torch": torch, "DataLoader": DataLoader, "device": "cpu", "save_at": -1}
+    mesh = {"init_device_mesh": init_device_mesh, "dp": 1, "sp": world, "world": world}
+    names |= {**mesh, "model": model, "source": source}
+    exec(sharing, names)
+    names["model"] = torch.nn.parallel.DistributedDataParallel(names["model"])
+    names["optimizer"] = torch.optim.SGD(model.parameters(), RATE)
+    exec(loop, names)
+    return model.state_dict()
 
 
 def error_of(run, *arguments, **options):

@@ -42,8 +42,15 @@ class Shard:
         after = x.ndim - 1 - axis % x.ndim
         return pad(part, (*[0, 0] * after, 0, self.length - here))
 
-    def check_part(self, query: Tensor, name: str) -> None:
+    def check_part(self, query: Tensor, name: str) -> int:
         """Reject what is not this rank's part.
+
+        Args:
+            query: ``[1, H, S, D]``.
+            name: of the layer, for the message.
+
+        Returns:
+            How many tokens the row has.
 
         Raises:
             AttentionError: other tokens than those of this rank, or heads that its ranks cannot
@@ -59,6 +66,7 @@ class Shard:
                 f"{name} has {query.shape[1]} query heads, which {self.ranks.size} ranks cannot "
                 "share equally; choose a size of sequence_parallel that divides them"
             )
+        return self.total
 
     def attend(self, function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend over the whole row with this rank's heads.
