@@ -115,6 +115,40 @@ def steps(
         >>> [(len(packs), weight) for packs, weight in steps(dataset, accumulate=2, end="fill")]
         [(2, 2.0), (2, 1.0)]
     """
+    for step in agreed_steps(loader, accumulate, end, group):
+        mark_consumed(loader, step.taken)
+        if step.weight > 0:
+            yield step.packs, step.weight
+
+
+class Step(NamedTuple):
+    """One optimiser step of a rank.
+
+    Attributes:
+        packs: what to train on.
+        weight: the sum of their loss weights over all ranks; 0 of a step to skip.
+        taken: packs of this rank that count as consumed with this step; repeated ones do not.
+    """
+
+    packs: list[PackedBatch]
+    weight: float
+    taken: list[PackedBatch]
+
+
+def agreed_steps(
+    loader: Iterable[PackedBatch], accumulate: int, end: str, group: Any
+) -> Iterator[Step]:
+    """The steps of `steps`, those without weight too; `mark_consumed` is left to the caller.
+
+    Args:
+        loader: as for `steps`; so the others.
+        accumulate: packs of each rank.
+        end: ``"stop"`` or ``"fill"``.
+        group: process group.
+
+    Raises:
+        DatasetError: as `steps` does.
+    """
     if not isinstance(accumulate, int) or accumulate < 1 or end not in ("stop", "fill"):
         raise DatasetError(
             "accumulate must be a positive integer, and end 'stop' or 'fill'; got "
@@ -137,11 +171,10 @@ def steps(
             return
         if total.is_empty:
             filler = _share(filler, group)
-        _mark_consumed(loader, packs)
-        if not weights.add(total.weight):
-            continue
-        packs += [_weightless(pack) for pack in [filler] * (accumulate - len(packs)) if pack]
-        yield packs, total.weight
+        taken = list(packs)
+        if weights.add(total.weight):
+            packs += [_weightless(pack) for pack in [filler] * (accumulate - len(packs)) if pack]
+        yield Step(packs, total.weight, taken)
 
 
 def gather_state(dataset: Any, group: Any = None) -> dict[str, Any]:
@@ -263,7 +296,8 @@ def _check_ranks(total: Agreement) -> None:
         )
 
 
-def _mark_consumed(loader: Any, packs: list[PackedBatch]) -> None:
+def mark_consumed(loader: Any, packs: list[PackedBatch]) -> None:
+    """Tell the dataset of a loader, if it keeps count, that packs have been consumed."""
     consumed = getattr(_dataset_of(loader), "consumed", None)
     for pack in packs:
         if consumed is not None and pack["treepack"].state is not None:

@@ -14,13 +14,15 @@ import torch
 import transformers as hf
 import treepack as tp
 from helpers import tiny_models
+from helpers.processes.ranks import run_ranks
+from helpers.processes.sequence_training import train_on_page
 from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "trainers.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-LOOP, STATISTICS, TRAINER, ACCELERATE, EVALUATION, GENERATION, TREES, *REST = BLOCKS
-DEFERRED, PREFERENCES = REST
+LOOP, STATISTICS, TRAINER, ACCELERATE, LIGHTNING, SEQUENCE, *REST = BLOCKS
+EVALUATION, GENERATION, TREES, DEFERRED, PREFERENCES = REST
 RATE = 0.1
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -37,14 +39,17 @@ def make_model():
 
 
 def make_data(n=60):
+    return tp.PackedDataset(make_trees(n), budgets={"tokens": 64}, pool_size=6, virtual_shards=2)
+
+
+def make_trees(n):
     rng = np.random.default_rng(3)
 
     def node(weight, children=()):
         ids = rng.integers(0, 300, rng.integers(2, 9))
         return tp.MessageTree(ids, labels=ids, weight=0.1 * weight, children=children)
 
-    trees = [node(1 + i % 2, [node(1 + j) for j in range(i % 4)]) for i in range(n)]
-    return tp.PackedDataset(trees, budgets={"tokens": 64}, pool_size=6, virtual_shards=2)
+    return [node(1 + i % 2, [node(1 + j) for j in range(i % 4)]) for i in range(n)]
 
 
 def names(model=None, **more):
@@ -134,6 +139,29 @@ def test_a_prepared_model_generates():
     exec(GENERATION, answers)
     assert torch.equal(answers["answer"], plain.generate(**inputs, max_new_tokens=8))
     assert answers["model"].config._attn_implementation == "sdpa"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_trains_as_the_loop_does():
+    lightning = pytest.importorskip("lightning")
+    from treepack.lightning import PackedSteps
+
+    made = names(make_model(), lightning=lightning, PackedSteps=PackedSteps, devices=1)
+    exec(LIGHTNING, made)
+    whole = names(save_at=-1)
+    exec(LOOP.replace("accumulate=2", "accumulate=1"), whole)
+    assert made["trainer"].global_step == whole["step"] + 1
+    assert_same(made["model"], whole["model"])
+
+
+def test_ranks_that_share_rows_train_as_the_loop_does():
+    source = make_trees(200)
+    whole = names(save_at=-1, dataset=tp.PackedDataset(source, budgets={"tokens": 256}))
+    exec(LOOP, whole)
+    assert whole["step"] > 2
+    for found in run_ranks(2, train_on_page, SEQUENCE, LOOP, source):
+        for name, wanted in whole["model"].state_dict().items():
+            torch.testing.assert_close(found[name], wanted, rtol=0, atol=1e-6)
 
 
 def example_data(n=12):

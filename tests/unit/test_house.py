@@ -21,7 +21,7 @@ WINGS = [
     {"dataset"},
     {"measuring"},
     {"costs", "state", "train", "testing"},
-    {"hf"},
+    {"hf", "lightning"},
     {"viz", "check", "rl"},
     {"cli"},
     {"__main__"},

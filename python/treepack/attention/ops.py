@@ -86,7 +86,7 @@ def tree_attention(
         tensor([1.0000, 1.5000, 3.0000, 4.0000])
     """
     check_tensors(q=q, k=k, v=v)
-    q, k, v = _autocast(q, k, v)
+    q, k, v = cast_by_autocast(q, k, v)
     check_shapes(q, k, v)
     factor, reach = checked_scale(scale, q.shape[2]), checked_window(window)
     backend = backends.checked_name(backends.default(q.device) if backend is None else backend)
@@ -107,7 +107,8 @@ def tree_attention(
     return out
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+def cast_by_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in the dtype of the autocast region, where there is one."""
     # By hand: a registered autocast rule would know one dtype only, whatever the region asks for.
     kind = tensors[0].device.type
     if kind not in AUTOCAST or not torch.is_autocast_enabled(kind):

@@ -14,6 +14,7 @@ from treepack.attention.ops import tree_attention
 from treepack.batch.layout import PREFIX, WITHIN
 from treepack.errors import AttentionError
 from treepack.hf.checks import sees_ahead
+from treepack.hf.sequence.shard import Shard
 
 NAME = "treepack"
 
@@ -90,7 +91,8 @@ def tree_attention_forward(
         dropout: must be 0.
         scaling: of the scores; ``D ** -0.5`` by default.
         sliding_window: tokens of its path that a token sees, itself included, or ``None``.
-        treepack: ``batch["treepack"]``, which ``model(**batch)`` passes on to every layer.
+        treepack: ``batch["treepack"]``, which ``model(**batch)`` passes on to every layer; of a
+            sequence-parallel model this rank's `Shard` of it, and ``T`` are its tokens.
         is_causal: must not be ``False``; by default what the layer says of itself.
         softcap: of the scores; the backend ``"flex"`` alone has it.
         backend: see `treepack.tree_attention`.
@@ -119,29 +121,37 @@ def tree_attention_forward(
             "remove_unused_columns=False), or leave packing for a plain forward or generate(): "
             "with tp.hf.restore(model): ..."
         )
+    shard = treepack if isinstance(treepack, Shard) else None
+    row = treepack if shard is None else shard.row
     _check_causality(module, is_causal)
     _check_layer(module, dropout, kwargs)
-    _check_images(module, treepack, sliding_window)
+    _check_images(module, row, sliding_window)
     if softcap is not None and backend != "flex":
         raise AttentionError(
             f"{_name(module)} asks for soft-capped scores ({softcap=}), which varlen kernels do "
             'not compute; prepare the model with backend="flex"'
         )
     _check_row(module, query, key, attention_mask)
+    total = query.shape[2] if shard is None else shard.check_part(query, _name(module))
+    window = sliding_window
+    if window is not None and window >= total and not _is_special(row):
+        # A row that fits into it needs no plan of its own, nor a guard in a compiled graph.
+        window = None
+    attend = functools.partial(
+        _attend, row=row, scaling=scaling, window=window, softcap=softcap, backend=backend
+    )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    out = attend(q, k, v) if shard is None else shard.attend(attend, q, k, v)
+    return out[None], None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, row: Any, scaling: Any, **options: Any) -> Tensor:
     size, width = k.shape[-1], v.shape[-1]
     if width != size:
         # Multi-head latent attention; kernels want heads of one size, and zeros add nothing.
         scaling = size**-0.5 if scaling is None else scaling
         q, k, v = (_widened(x, max(size, width)) for x in (q, k, v))
-    window = sliding_window
-    if window is not None and window >= query.shape[2] and not _is_special(treepack):
-        # A row that fits into it needs no plan of its own, nor a guard in a compiled graph.
-        window = None
-    out = tree_attention(
-        q, k, v, treepack, scaling, window=window, softcap=softcap, backend=backend
-    )
-    return out[None, ..., :width], None
+    return tree_attention(q, k, v, row, scaling, **options)[..., :width]
 
 
 def _widened(x: Tensor, size: int) -> Tensor:

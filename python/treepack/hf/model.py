@@ -18,6 +18,9 @@ from treepack.hf.checks import (
 )
 from treepack.hf.compared import check_compared, note_passed
 from treepack.hf.head import hooks as head_hooks
+from treepack.hf.sequence import hooks as sequence_hooks
+from treepack.hf.sequence.checks import check_shared
+from treepack.hf.sequence.group import SequenceGroup
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +41,7 @@ class Setting(NamedTuple):
     follows: bool
     watches: bool
     defers: bool
+    ranks: SequenceGroup | None
 
 
 class Restored:
@@ -59,6 +63,7 @@ def prepare(
     backend: str | None = None,
     *,
     logits: Logits = "full",
+    sequence_parallel: Any = None,
     unchecked: bool = False,
 ) -> Model:
     """Make a model train on packed rows: ``model(**batch).loss`` is then the weighted loss.
@@ -78,6 +83,10 @@ def prepare(
             the logits, which never exist all at once: much less memory for the same numbers.
             ``out.logits`` can still be looked at, and is then computed, before the next optimiser
             step. By default the model computes ``"full"`` logits, as it does by itself.
+        sequence_parallel: process group, or ``DeviceMesh`` of one dimension, whose ranks compute
+            each row together: all of them are given the same row, and each computes its part of the
+            tokens and of the loss. Loss and gradients of the row are the means over these ranks,
+            and DDP and FSDP average.
         unchecked: also take a model of a class that has never been compared with each path alone.
             Those that have been are listed with treepack, and `treepack.testing.check_exact` adds
             the class of a model that passes, for the rest of the process.
@@ -91,8 +100,9 @@ def prepare(
             tree-recurrence does not know, dropout, or a layer that does not use the attention
             interface of transformers); it has no language-model head; the model is a hybrid and
             tree-recurrence is not installed; nobody has compared its class, and ``unchecked`` is
-            not given; there is no such backend, or no such way to make logits. The model is then
-            as it was.
+            not given; there is no such backend, or no such way to make logits; or ranks cannot
+            share its rows (recurrent layers, query heads that the ranks do not divide, rotary
+            frequencies that depend on the row). The model is then as it was.
 
     Warns:
         UserWarning: rotary frequencies depend on the longest position of the row (``dynamic``,
@@ -115,7 +125,10 @@ def prepare(
     if logits not in get_args(Logits):
         raise AttentionError(f"logits={logits!r}, and it must be one of {get_args(Logits)}")
     check_model(base, backend)
-    _set_up(base, backend, logits, unchecked)
+    ranks = None if sequence_parallel is None else SequenceGroup(sequence_parallel)
+    if ranks is not None:
+        check_shared(base, ranks)
+    _set_up(base, backend, logits, ranks, unchecked)
     warn_of_rotary_lengths(base)
     warn_of_batch_norms(base)
     return model
@@ -213,7 +226,9 @@ def _base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _set_up(base: Any, backend: str | None, logits: Logits, unchecked: bool) -> None:
+def _set_up(
+    base: Any, backend: str | None, logits: Logits, ranks: SequenceGroup | None, unchecked: bool
+) -> None:
     from treepack.hf.attention import register
     from treepack.hf.loss import weighted_loss, weighted_loss_of_row
 
@@ -233,6 +248,8 @@ def _set_up(base: Any, backend: str | None, logits: Logits, unchecked: bool) -> 
         foreign.watch(base)
         if logits == "deferred":
             head_hooks.defer(base)
+        if ranks is not None:
+            sequence_hooks.share(base, ranks)
     except AttentionError:
         _record(base, before)
         _undo(base)
@@ -245,7 +262,8 @@ def _setting(base: Any) -> Setting:
     parts = (item for item in base.named_modules() if hasattr(item[1], "set_attn_implementation"))
     attention = {name: part.config._attn_implementation for name, part in parts}
     follows, watches = recurrent.follows(base), foreign.watches(base)
-    return Setting(attention, base.loss_function, follows, watches, head_hooks.defers(base))
+    ranks, defers = sequence_hooks.ranks_of(base), head_hooks.defers(base)
+    return Setting(attention, base.loss_function, follows, watches, defers, ranks)
 
 
 def _record(base: Any, before: Setting) -> None:
@@ -277,6 +295,11 @@ def _change(base: Any, start: Setting, end: Setting) -> None:
         (foreign.watch if end.watches else foreign.unwatch)(base)
     if now.defers == start.defers != end.defers:
         (head_hooks.defer if end.defers else head_hooks.undo)(base)
+    if now.ranks is start.ranks is not end.ranks:
+        if now.ranks is not None:
+            sequence_hooks.unshare(base)
+        if end.ranks is not None:
+            sequence_hooks.share(base, end.ranks)
 
 
 def _window(layer: Any) -> int | None:

@@ -1,8 +1,4 @@
-<<<<<<<< HEAD:tests/helpers/processes/ray_tables.py
-"""Tables that a local cluster of Ray measures, as JSON: ``python -m helpers.processes.ray_tables``.
-========
 """Tables that a local cluster of Ray measures, as JSON: ``python -m unit.measuring.ray_tables``.
->>>>>>>> w-speed:tests/unit/measuring/ray_tables.py
 
 A program of its own, since Ray leaves processes, warnings and sockets to the end of its process.
 """

@@ -1,0 +1,1 @@
+"""Sequence parallelism: one packed row over several ranks, all-to-all over heads (Ulysses)."""
