@@ -169,7 +169,7 @@ def _family_of(processor: Any) -> Any:
 
 def _check_version(kind: type) -> None:
     """Reject a version of TRL that calls what is replaced here in another way."""
-    theirs = next(each for each in kind.__mro__ if each.__module__.startswith("trl."))
+    theirs = next((each for each in kind.__mro__ if each.__module__.startswith("trl.")), kind)
     missing = [name for name in USED if not hasattr(theirs, name)]
     ask = getattr(theirs, "_get_per_token_logps_and_entropies", None)
     names = inspect.signature(ask).parameters if ask else {"it": None}

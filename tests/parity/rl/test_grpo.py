@@ -12,7 +12,7 @@ from helpers import zoo
 from helpers.text_rows import stock_model
 from helpers.tiny_models import photo
 from helpers.zoo.patches import QWEN_TEMPLATE
-from treepack import rl
+from treepack import errors, rl
 from treepack.rl import grpo
 
 trl = pytest.importorskip("trl")
@@ -154,3 +154,11 @@ def test_prompts_with_images(tmp_path, name):
     dataset = Dataset.from_dict({"prompt": said, "image": images})
     model = saved(model.float(), tmp_path / "model")
     compare(tmp_path, model, dataset, processor, 1e-4, gradient_checkpointing=False)
+
+
+def test_a_group_that_would_be_split_is_named(tmp_path):
+    model = stock_model("qwen3", vocab_size=len(tokenizer())).float()
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    options |= {"steps_per_generation": 4}
+    with pytest.raises(errors.BatchError, match="a group would be split"):
+        trained(OurTrainer, model, tmp_path, prompts(), tokenizer(), **options)
