@@ -1,6 +1,6 @@
 """Lightning on packed rows: whole steps with their weight, and checkpoints with the data's state.
 
-Import it as ``treepack.lightning``; it needs the package ``lightning``.
+Import it as ``treepack.lightning``; it needs ``treepack[lightning]``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from treepack.train import agreed_steps, gather_state, mark_consumed
 __all__ = ["PackedSteps"]
 
 
-class PackedSteps(Callback):  # type: ignore[misc,unused-ignore]
+class PackedSteps(Callback):
     """The steps of `treepack.train.steps` for a Lightning ``Trainer``, and their place in the data.
 
     Pass it as a callback, and its `loader` as ``train_dataloaders``. Each batch of

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import transformers as hf
 import treepack as tp
-from helpers import tiny_models
+from helpers import tiny_models, zoo
 from helpers.processes.sequence_ranks import text_model, text_rows, windowed_model
 from helpers.text_rows import stock_model
 from torch.distributed.device_mesh import init_device_mesh
@@ -170,6 +170,7 @@ def rejected(rank, world):
         "hybrid": lambda: share(_hybrid()),
         "rotary": lambda: share(_dynamic()),
         "experts": lambda: share(_experts()),
+        "gemma4": lambda: share(zoo.build("gemma4")[1]),
         "no group": lambda: tp.hf.prepare(model(), sequence_parallel="sp"),
         "mesh": lambda: share(model(), init_device_mesh("cpu", (1, world))),
     }

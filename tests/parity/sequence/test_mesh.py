@@ -69,6 +69,7 @@ SAID = {
     "hybrid": "recurrent layers",
     "rotary": "rope_type='dynamic'",
     "experts": "output_router_logits=True",
+    "gemma4": "shorter than the row",
     "no group": "must be a process group",
     "mesh": "DeviceMesh of 2 dimensions",
 }

@@ -33,6 +33,11 @@ def check_shared(model: Any, ranks: SequenceGroup) -> None:
 
 def _why_not(model: Any, size: int) -> str | None:
     text = model.config.get_text_config()
+    if str(getattr(text, "model_type", "")).startswith("gemma4"):
+        return (
+            "takes hidden states that are shorter than the row for those of logits_to_keep "
+            "(transformers 5.24), and each rank has a part of the row"
+        )
     if is_hybrid(model):
         return "has recurrent layers, whose state would have to pass from rank to rank"
     kind = _rotary_by_length(text)
