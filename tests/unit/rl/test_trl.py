@@ -47,7 +47,7 @@ def test_text_has_no_media():
 
 
 def test_what_does_not_belong_together_is_named():
-    with pytest.raises(errors.BatchError, match="pixel_values has 5 entries .* batch 4"):
+    with pytest.raises(errors.BatchError, match=r"pixel_values has 5 entries .* batch 4"):
         split(pixel_values=torch.arange(5), num_tiles=[2, 1, 1], num_images=[1, 1, 1])
     with pytest.raises(errors.BatchError, match=r"\['audio'\], which are not known"):
         split(audio=torch.zeros(3))
@@ -66,5 +66,5 @@ def test_a_version_of_trl_that_works_otherwise_is_named():
     with pytest.raises(errors.BatchError, match=r"passes \['voices'\].*TRL 1\.16"):
         grpo._check_version(type("Ours", (grpo.TreeGRPO, Changed), {}))
     missing = type("Missing", (), {"__module__": "trl.trainer"})
-    with pytest.raises(errors.BatchError, match="has no .*_generate_single_turn"):
+    with pytest.raises(errors.BatchError, match=r"has no .*_generate_single_turn"):
         grpo._check_version(missing)
