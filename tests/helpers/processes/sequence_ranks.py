@@ -98,9 +98,13 @@ def _of(name, model, batches, group):
 
 
 def compare(model, batch, group, checkpointed=False):
-    """Differences between a row computed alone and one that the ranks of a group share."""
+    """Differences between a row computed alone and one that the ranks of a group share.
+
+    With checkpointing the ranks defer their logits, too.
+    """
     alone = tp.hf.prepare(copy.deepcopy(model))
-    shared = tp.hf.prepare(copy.deepcopy(model), sequence_parallel=group)
+    logits = "deferred" if checkpointed else "full"
+    shared = tp.hf.prepare(copy.deepcopy(model), sequence_parallel=group, logits=logits)
     if checkpointed:
         enable = getattr(shared, "activation_checkpointing_enable", None)
         (enable or shared.gradient_checkpointing_enable)()
