@@ -11,8 +11,7 @@ from typing import Any
 from treepack.cli.arguments import add_command
 
 EXAMPLE = """\
-  treepack doctor
-  treepack doctor --json doctor.json     # for a bug report"""
+  treepack doctor --json doctor.json"""
 
 
 def add(commands: Any) -> None:

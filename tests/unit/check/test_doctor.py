@@ -210,6 +210,7 @@ def test_the_table_fits_80_columns_and_names_the_worst_dtype():
         "cuda", "ANTI_CAUSAL_GATHERED", "WRONG", "fp16", "1.0e-01", "1.0e-03", "nan", "2.0e-03"
     ]  # fmt: skip
     assert "Wrong: cuda." in table
+    json.dumps(Diagnosis(findings, "a GPU", 12.0).to_dict(), allow_nan=False)
 
 
 def test_the_errors_are_beside_those_of_a_plain_implementation():

@@ -10,7 +10,7 @@ import functools
 import torch
 
 from treepack.check.doctor.findings import Diagnosis
-from treepack.check.doctor.kernels import check_backends
+from treepack.check.doctor.kernels import check_backends, forgotten_problems
 from treepack.check.doctor.model import NAME, check_model
 from treepack.check.doctor.parts import check_parts
 from treepack.check.doctor.session import Session, own_flash_attention
@@ -29,6 +29,7 @@ def doctor(*, seconds: float = SECONDS, speed: bool = True) -> Diagnosis:
     is compared with float64 and with a plain implementation in the same dtype: it is wrong if its
     error is more than three times that. Then the fused merge, FlexAttention, page-locked batches,
     the speed of tree attention beside that of a dense mask and of no tree, and a compiled model.
+    What ``torch.compile`` has made in this process before is compiled anew afterwards.
 
     Args:
         seconds: after which no further check begins; those left are ``"skipped"``.
@@ -46,7 +47,7 @@ def doctor(*, seconds: float = SECONDS, speed: bool = True) -> Diagnosis:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     session = Session(device, seconds)
-    with own_flash_attention():
+    with own_flash_attention(), forgotten_problems():
         tell_versions(session)
         check_backends(session)
         check_parts(session)

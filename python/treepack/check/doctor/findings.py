@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -107,7 +108,7 @@ def from_errors(part: str, check: str, found: dict[str, Errors]) -> Finding:
     """
     bad = [name for name, errors in found.items() if not errors.is_exact]
     worst = max(bad or found, key=lambda name: found[name].ratio)
-    figures = {name: errors._asdict() for name, errors in found.items()}
+    figures = {name: _json(errors) for name, errors in found.items()}
     forward, backward, plain_forward, plain_backward, _ = found[worst]
     numbers = [forward, plain_forward]
     numbers += [] if backward is None else [backward, plain_backward]
@@ -115,6 +116,14 @@ def from_errors(part: str, check: str, found: dict[str, Errors]) -> Finding:
     if len(bad) > 1:
         note += f"\nwrong in {', '.join(bad)}"
     return Finding(part, check, WRONG if bad else OK, note, figures)
+
+
+def _json(errors: Errors) -> dict[str, Any]:
+    """The figures; JSON has no NaN and no infinity."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in errors._asdict().items()
+    }
 
 
 def _cells(dtype: str, *texts: str) -> str:

@@ -87,6 +87,15 @@ def problem_of(
 
 
 @contextmanager
+def forgotten_problems() -> Iterator[None]:
+    """Free the tensors of the problems afterwards."""
+    try:
+        yield
+    finally:
+        problem_of.cache_clear()
+
+
+@contextmanager
 def several_launches() -> Iterator[None]:
     """Let the kernels take only a few segments at a time, as they do with thousands."""
     # The backends are modules, and their Protocol knows nothing of this constant.

@@ -99,6 +99,8 @@ def _off(x: Tensor, y: Tensor) -> float:
 
 def check_flex(device: torch.device, window: int | None, name: str) -> Finding:
     """FlexAttention: compiled and with gradients on a GPU, eager and forward on a CPU."""
+    if device.type == "cuda" and merge_on("cuda") is merge_:
+        return Finding("flex", name, SKIPPED, "it takes Triton and a C compiler to compile")
     problem, packed = flex_problem(device, window)
     attend = functools.partial(tree_attention, mask=packed, window=window, backend="flex")
     if device.type == "cuda":

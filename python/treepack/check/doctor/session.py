@@ -30,6 +30,8 @@ class Session:
         self.started = time.monotonic()
         self.seconds = seconds
         self.broken_by = ""
+        # Asked for now: a GPU that has stopped working may not tell any more.
+        self.name = torch.cuda.get_device_name(device) if self.has_gpu else "the CPU"
 
     @property
     def has_gpu(self) -> bool:
@@ -55,8 +57,7 @@ class Session:
 
     def diagnosis(self) -> Diagnosis:
         """All that was found."""
-        name = torch.cuda.get_device_name(self.device) if self.has_gpu else "the CPU"
-        return Diagnosis(self.findings, name, time.monotonic() - self.started)
+        return Diagnosis(self.findings, self.name, time.monotonic() - self.started)
 
     def _found(self, part: str, check: str, find: Callable[[], Finding], lenient: bool) -> Finding:
         if self.broken_by:
