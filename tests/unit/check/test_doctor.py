@@ -82,7 +82,7 @@ def test_a_backend_that_is_off_is_named_and_no_other(function, session, monkeypa
 
 def test_numbers_on_padding_and_nan_are_wrong():
     problem = pose(rows()["SELF, padding"], np.random.default_rng(0), CPU, torch.float32)
-    for number in (1.0, torch.nan):
+    for number in (1e-9, torch.nan):
         results = [x.clone() for x in problem.exact]
         assert judge(problem, results).is_exact
         results[1][-1] = number
@@ -90,6 +90,17 @@ def test_numbers_on_padding_and_nan_are_wrong():
     results = [x.clone() for x in problem.exact]
     results[3][0, 0, 0] = torch.nan
     assert not judge(problem, results).is_exact
+
+
+def test_a_kernel_that_reads_padding_is_wrong():
+    row = rows()["SELF, padding"]
+    problem = pose(row, np.random.default_rng(0), CPU, torch.float32)
+
+    def attend(q, k, v):
+        return tp.tree_attention(q, k, v, row.mask) + 0 * k[-1].sum()
+
+    assert solve(problem, backend="cpu").is_exact
+    assert not solve(problem, attend).is_exact
 
 
 @pytest.mark.parametrize("name", rows())
