@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find rust Cargo.toml Cargo.lock pyproject.toml -name '*.rs' -o -name '*.toml' -o -name 'Cargo.lock')
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-rust test-python mutants models mutants-rust bench lint format all clean
+.PHONY: help setup demo test test-rust test-python mutants models mutants-rust bench gpu lint format all clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,10 @@ bench: setup  ## compare with the alternatives, ratios in one run
 	$(BIN)/python benches/measuring.py
 	$(BIN)/python benches/grouping.py
 	cargo bench --quiet
+
+# No setup: such a machine has torch, pytest and hypothesis, and a wheel in dist, or treepack itself.
+gpu:  ## on a machine with a GPU: doctor, tests/gpu, benches; one JSON and one table in gpu-results
+	$(PYTHON) benches/gpu.py
 
 lint: setup  ## check format, lints, types and stubs
 	cargo fmt --all --check

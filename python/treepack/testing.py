@@ -33,6 +33,7 @@ from treepack.errors import DatasetError
 from treepack.sources.protocol import is_map_style
 
 if TYPE_CHECKING:
+    from treepack.check.doctor import doctor
     from treepack.check.exact import check_exact
 
 __all__ = [
@@ -41,10 +42,13 @@ __all__ = [
     "check_exactly_once",
     "check_resume_everywhere",
     "check_same_packs_for_any_topology",
+    "doctor",
 ]
 
 # It needs a model, and lies to the right of what this module may import.
-__getattr__, __dir__ = lazy_names(__name__, {"check_exact": "treepack.check.exact"})
+__getattr__, __dir__ = lazy_names(
+    __name__, {"check_exact": "treepack.check.exact", "doctor": "treepack.check.doctor"}
+)
 
 
 def check_exactly_once(

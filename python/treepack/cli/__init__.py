@@ -1,4 +1,4 @@
-"""The command line: measure, simulate, pack, show.
+"""The command line: measure, simulate, pack, show, doctor.
 
 It ends with 0; with 1 where the data or the environment is at fault, with 2 where the command is,
 and with 130 after Ctrl-C. What is at fault is said in one line.
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from treepack.cli import measure, pack, show, simulate
+from treepack.cli import doctor, measure, pack, show, simulate
 from treepack.cli.arguments import Parser
 from treepack.errors import TreepackError
 
@@ -22,9 +22,10 @@ was measured, pack it, look at a row.
   treepack simulate costs.parquet --budget tokens=16384 --budget patches=65536
   treepack pack costs.parquet --budget tokens=16384 --budget patches=65536 --out packs.parquet
   treepack show train.jsonl --processor ./my-model --row 3
+  treepack doctor
 """
 
-COMMANDS = (measure, simulate, pack, show)
+COMMANDS = (measure, simulate, pack, show, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
