@@ -87,7 +87,7 @@ $(VENV)/tools: .github/requirements/release.txt .github/requirements/audit.txt
 
 wheels: $(VENV)/tools  ## build the sdist, and the wheel for glibc 2.17, as a release does, and check them
 	rm -rf dist
-	$</bin/maturin sdist --quiet --out dist
+	$</bin/maturin sdist --out dist
 	PATH="$(CURDIR)/$</bin:$$PATH" $</bin/maturin build --release --locked --strip --quiet --zig --compatibility manylinux2014 --out dist
 	$</bin/twine check --strict dist/*
 	$</bin/abi3audit --strict --summary dist/*-abi3-*.whl

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import treepack
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,13 @@ def test_tools_are_pinned_by_hash():
         lines = re.findall(r"^([\w.-]+)==\S+[^\n]*\\\n    --hash=sha256:[0-9a-f]{64}", pinned, re.M)
         assert set(names) <= set(lines)
         assert len(lines) == len(re.findall(r"^\w", pinned, re.MULTILINE))
+
+
+def test_the_version_is_the_same_everywhere():
+    version = CARGO["package"]["version"]
+    assert treepack.__version__ == version
+    assert str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]) == version
+    assert (ROOT / "CHANGELOG.md").read_text().startswith(f"# Changelog\n\n## {version}")
 
 
 def test_the_oldest_rust_is_the_same_everywhere():
