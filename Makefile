@@ -98,7 +98,7 @@ msrv:  ## compile all of it with the oldest Rust that is supported
 
 audit: $(VENV)/tools  ## licences and sources of the crates, known vulnerabilities, the workflows; needs cargo-deny, cargo-audit
 	cargo deny --locked check
-	cargo audit --deny warnings
+	cargo audit
 	$</bin/zizmor --offline --persona=pedantic .github
 
 clean:  ## remove everything that was built
