@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find rust Cargo.toml Cargo.lock pyproject.toml -name '*.rs' -o -name '*.toml' -o -name 'Cargo.lock')
+RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-rust test-python mutants models mutants-rust bench gpu lint format all clean
+.PHONY: help setup demo test test-rust test-python mutants models mutants-rust bench gpu lint format all wheels msrv audit clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +59,8 @@ bench: setup  ## compare with the alternatives, ratios in one run
 	$(BIN)/python benches/mask.py
 	$(BIN)/python benches/attention.py
 	$(BIN)/python benches/step.py
+	$(BIN)/python benches/head.py
+	$(BIN)/python benches/grpo.py
 	$(BIN)/python benches/balance.py
 	$(BIN)/python benches/loader.py
 	$(BIN)/python benches/measuring.py
@@ -82,6 +85,27 @@ format:  ## format Rust and Python
 	$(BIN)/ruff check --fix .
 
 all: lint test  ## what continuous integration runs
+
+$(VENV)/tools: .github/requirements/release.txt .github/requirements/audit.txt
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --require-hashes $(addprefix -r ,$^)
+	touch $@
+
+wheels: $(VENV)/tools  ## build the sdist, and the wheel for glibc 2.17, as a release does, and check them
+	rm -rf dist
+	$</bin/maturin sdist --out dist
+	PATH="$(CURDIR)/$</bin:$$PATH" $</bin/maturin build --release --locked --strip --quiet --zig --compatibility manylinux2014 --out dist
+	$</bin/twine check --strict dist/*
+	$</bin/abi3audit --strict --summary dist/*-abi3-*.whl
+
+msrv:  ## compile all of it with the oldest Rust that is supported
+	rustup toolchain install $(RUST) --profile minimal --no-self-update
+	cargo +$(RUST) check --quiet --locked --workspace --all-targets
+
+audit: $(VENV)/tools  ## licences and sources of the crates, known vulnerabilities, the workflows; needs cargo-deny, cargo-audit
+	cargo deny --locked check
+	cargo audit
+	$</bin/zizmor --offline --persona=pedantic .github
 
 clean:  ## remove everything that was built
 	cargo clean

@@ -254,9 +254,11 @@ class Preferring(tp.hf.PackedTrainer):
 
 
 def test_rejected_answers_are_not_trained_on_as_good_ones(tmp_path):
-    with pytest.raises(BatchError, match=r"rejected answers \(keys .*override compute_loss"):
+    with pytest.raises(
+        BatchError, match=r"answers that are rejected \(keys .*override compute_loss"
+    ):
         make_trainer(tmp_path, data=preferences()).train()
-    with pytest.raises(BatchError, match="rejected answers"):
+    with pytest.raises(BatchError, match="answers that are rejected"):
         make_trainer(tmp_path, validation=preferences()).evaluate()
     arguments = hf.TrainingArguments(str(tmp_path), max_steps=1, **SGD, **QUIET)
     trainer = Preferring(make_model(), arguments, train_dataset=preferences())
