@@ -71,7 +71,7 @@ class Contents:
         self.ids = _numbers(batch.get("input_ids"))
         self.nodes = list(_nodes(self.mask))
         self.images = _image_tokens(self.mask, batch)
-        self.trained = _trained(self.mask, _numbers(batch.get("logits_to_keep")), self.nodes)
+        self.trained = _trained(self.mask, _numbers(batch.get("logits_to_keep")), row)
 
     def name(self, example: int) -> str:
         """What the example is called."""
@@ -81,6 +81,11 @@ class Contents:
     def roots(self) -> list[Node]:
         """One node for each example."""
         return [node for node in self.nodes if node.depth == 0]
+
+    def leaves(self) -> list[Node]:
+        """The nodes with which a branch ends; a tree of one node has none."""
+        pairs = pairwise([*self.nodes, self.nodes[0]._replace(depth=0)] if self.nodes else [])
+        return [node for node, after in pairs if 0 < node.depth >= after.depth]
 
     def below(self, root: Node) -> list[Node]:
         """The other nodes of a root's tree."""
@@ -148,12 +153,15 @@ def _equal_runs(ids: Ints) -> Iterator[tuple[int, int]]:
     return pairwise(edges)
 
 
-def _trained(mask: TreeMask, positions: Ints | None, nodes: list[Node]) -> npt.NDArray[np.bool_]:
-    """Which tokens of the row are targets of the token before them."""
+def _trained(mask: TreeMask, positions: Ints | None, row: Any) -> npt.NDArray[np.bool_]:
+    """Which tokens of the row are targets."""
     flags = np.zeros(mask.total + 1, bool)
-    if positions is not None:
-        flags[positions + 1] = True
-    # What a node's last token predicts is an end target or the start of another node.
-    for node in nodes:
-        flags[node.start] = False
+    nodes = getattr(row, "target_node", None)
+    if positions is None or nodes is None:
+        return flags[:-1]
+    starts, ends = np.array(mask.node_start)[nodes], np.array(mask.node_end)[nodes]
+    # The first token of a node is predicted by another node, and what its last one predicts is an
+    # end target, which is no token of the row.
+    places = np.where(positions < starts, starts, positions + 1)
+    flags[places[places < ends]] = True
     return flags[:-1]

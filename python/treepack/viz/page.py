@@ -117,7 +117,7 @@ def _facts(row: Contents) -> str:
     dense = mask.area / mask.total**2
     facts = [
         (f"{len(row.roots()):,}", "examples"),
-        (f"{sum(1 for node in row.nodes if node.depth):,}", "branches"),
+        (f"{len(row.leaves()):,}", "branches"),
         (f"{mask.used:,} of {mask.total:,}", "tokens"),
         (f"{mask.area:,}", f"attention pairs, {dense:.1%} of a dense mask"),
     ]
@@ -239,20 +239,19 @@ def _cards(row: Contents) -> str:
 
 
 def _card(row: Contents, root: Node) -> str:
-    branches = row.below(root)
+    below = row.below(root)
+    branches = sum(leaf.example == root.example for leaf in row.leaves())
     image = sum(end - start for start, end in row.image_runs(root))
     size = f"root of {root.end - root.start:,} tokens"
     size += f", {image:,} of them image" if image else ""
-    size += (
-        f"; {len(branches)} {'branch' if len(branches) == 1 else 'branches'}" if branches else ""
-    )
-    lines = "".join(_line(row, node) for node in (root, *branches[:MOST_BRANCHES]))
-    if len(branches) > MOST_BRANCHES:
-        lines += f"<p>and {len(branches) - MOST_BRANCHES} more</p>"
+    size += f"; {branches} {'branch' if branches == 1 else 'branches'}" if branches else ""
+    lines = [line for node in below if (line := _line(row, node))]
+    more = f"<p>and {len(lines) - MOST_BRANCHES} more</p>" if len(lines) > MOST_BRANCHES else ""
+    said = "".join([_line(row, root), *lines[:MOST_BRANCHES], more])
     name = escape(row.name(root.example))
     return (
         f'<article style="--c:{root.colour}"><i></i><div><h3>{name}<small>{size}</small></h3>'
-        f"{lines}</div></article>"
+        f"{said}</div></article>"
     )
 
 
@@ -262,7 +261,9 @@ def _line(row: Contents, node: Node) -> str:
         for text, trained in row.text(node)
         if text.strip()
     ]
-    return f"<p>{' '.join(pieces)}</p>" if pieces else ""
+    # What goes on from a branch stands further to the right.
+    place = f' style="margin-left:{min(node.depth - 1, 8)}em"' if node.depth > 1 else ""
+    return f"<p{place}>{' '.join(pieces)}</p>" if pieces else ""
 
 
 def _words(text: str) -> str:

@@ -207,6 +207,28 @@ def test_many_branches_are_counted_not_listed():
     assert "and 28 more" in page.texts["p"]
 
 
+def letters(text, trained=True):
+    ids = [ord(letter) for letter in text]
+    return {"tokens": ids, "labels": ids if trained else None}
+
+
+def test_branches_of_nested_trees_are_paths_and_their_first_letters_are_trained():
+    answers = [tp.MessageTree(**letters(text), end_target=1) for text in ("yes", "no")]
+    question = tp.MessageTree(**letters("is it", trained=False), children=answers)
+    root = tp.MessageTree(**letters("see", trained=False), children=[question, answers[0]])
+    page = pack_html(tp.collate([root]), tokenizer=Letters)
+    assert "<b>3</b> branches" in page
+    assert "; 3 branches" in page
+    assert '<p style="margin-left:1em"><b>yes</b></p>' in page
+    assert page.count("<b>yes</b>") == 2
+    assert "<p>is it</p>" in page
+
+
+def test_nothing_is_left_to_tell_of_branches_without_texts():
+    row = tp.collate([tree("a", *[(f"{i}? ", "y") for i in range(40)])])
+    assert "more</p>" not in pack_html(row)
+
+
 def test_a_long_row_stays_cheap():
     lengths = [150_000, *[400] * 100, 9_000]
     mask = tp.TreeMask.from_nodes(lengths, [-1, *[0] * 100, -1], total=200_000)
