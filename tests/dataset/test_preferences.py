@@ -88,6 +88,21 @@ def test_a_loss_finds_which_answer_is_better(tmp_path, family, workers):
     assert sorted(plain) == [f"plain {i}" for i in range(6)]
 
 
+def branches_with_roles(tree):
+    """The answers that have a role, each with its prompt as one node."""
+
+    def go(node, prompt):
+        if node.role is not None:
+            labels = [-100] * len(prompt) + node.labels.tolist()
+            ids = [*prompt, *node.tokens.tolist()]
+            yield node.role, tp.MessageTree(ids, labels, end_target=node.end_target)
+        for child in node.children:
+            yield from go(child, [*prompt, *node.tokens.tolist()])
+
+    for child in tree.children:
+        yield from go(child, [])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_has_the_log_probability_that_it_has_alone(tmp_path, family):
     dataset = packed(write(tmp_path), family)
@@ -101,13 +116,11 @@ def test_an_answer_has_the_log_probability_that_it_has_alone(tmp_path, family):
         for key in row.keys:
             (place,) = [i for i, e in enumerate(dataset.source) if e.key == key]
             tree = dataset.family.load(dataset.source[place])
-            for branch in tree.children:
-                if branch.role is None:
-                    continue
+            for role, branch in branches_with_roles(tree):
                 single = copy.copy(tree)
                 single.children = (branch,)
                 _, values = answers_of(model, tp.collate([single], family=dataset.family))
-                alone[branch.role].append(values.sum().item())
+                alone[role].append(values.sum().item())
         assert chosen.tolist() == pytest.approx(alone["chosen"], rel=1e-4)
         assert rejected.tolist() == pytest.approx(alone["rejected"], rel=1e-4)
         if len(chosen):
