@@ -154,9 +154,10 @@ def told(conversations: Conversations, number: int) -> dict[str, Any]:
         conversations: the example.
         number: of the conversation.
     """
+    ids = conversations.response_ids
     return {
         "role": conversations.roles[number],
-        "response_id": conversations.response_ids[number],
+        "response_id": ids[number] if ids else number,
         "channels": _channels(conversations, number),
     }
 

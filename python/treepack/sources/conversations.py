@@ -82,7 +82,7 @@ class Conversations:
             raise DataError(f"{name}: {len(texts)} texts for {len(media)} media; give one for each")
         n = len(branches)
         roles = _for_each("roles", self.roles, n, name) or (None,) * n
-        ids = _for_each("response_ids", self.response_ids, n, name) or tuple(range(n))
+        ids = _for_each("response_ids", self.response_ids, n, name)
         channels = _channels(self.channels, n, name)
         fields = {"branches": branches, "media": media, "texts": texts, "roles": roles}
         for key, value in {**fields, "channels": channels, "response_ids": ids}.items():
