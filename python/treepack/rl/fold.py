@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from treepack.batch import PackedBatch, collate
 from treepack.errors import BatchError
 from treepack.rl.groups import Group, groups_of
-from treepack.rl.trie import Trie, build, targets_of, tree_of
+from treepack.rl.trie import targets_of, tree_of
 from treepack.tree import IGNORE
 
 if TYPE_CHECKING:
@@ -164,51 +164,36 @@ def fold(
     """
     sequences, firsts = _sequences(prompts, responses)
     found = groups_of(sequences, firsts, groups, media, family, max_tokens, forks_early)
-    tries = [_Tries(members, sequences, firsts, forks_early) for members in found]
-    rows = [collate(each.trees, family=family, bidirectional=bidirectional) for each in tries]
+    trees = [[_tree(group, sequences) for group in row] for row in found]
+    rows = [collate(each, family=family, bidirectional=bidirectional) for each in trees]
     row_of, targets = [0] * len(sequences), [np.empty(0, np.int64)] * len(sequences)
-    for number, (row, each) in enumerate(zip(rows, tries, strict=True)):
-        for sequence, at in each.targets(row["treepack"].target_counts):
+    for number, (row, each) in enumerate(zip(rows, found, strict=True)):
+        for sequence, at in _targets(each, firsts, row["treepack"].target_counts):
             row_of[sequence], targets[sequence] = number, at
     tokens = sum(row["treepack"].mask.used for row in rows)
     return Folded(rows, row_of, targets, tokens, sum(map(len, sequences)))
 
 
-class _Tries:
-    """The groups of one row as trees."""
+def _tree(group: Group, sequences: Sequence[Int64]) -> MessageTree:
+    return tree_of(group.trie, [sequences[n] for n in group.members], **group.media)
 
-    def __init__(
-        self,
-        groups: Sequence[Group],
-        sequences: Sequence[Int64],
-        firsts: Sequence[int],
-        forks_early: bool,
-    ) -> None:
-        self.groups, self.firsts = groups, firsts
-        self.tries: list[Trie] = []
-        self.trees: list[MessageTree] = []
-        for group in groups:
-            own = [sequences[i] for i in group.members]
-            trie = build(own, [firsts[i] for i in group.members], group.root, forks_early)
-            self.tries.append(trie)
-            self.trees.append(tree_of(trie, own, **group.media))
 
-    def targets(self, counts: Int64) -> list[tuple[int, Int64]]:
-        """For each sequence of the row its number, and its targets.
+def _targets(
+    groups: Sequence[Group], firsts: Sequence[int], counts: Int64
+) -> Iterator[tuple[int, Int64]]:
+    """For each sequence of a row its number, and its targets.
 
-        Args:
-            counts: of the targets of each node of the row.
-        """
-        starts = (counts.cumsum() - counts).tolist()
-        found, used = [], 0
-        for group, trie in zip(self.groups, self.tries, strict=True):
-            own = starts[used : used + len(trie.stretches)]
-            used += len(trie.stretches)
-            found += [
-                (sequence, targets_of(trie, place, self.firsts[sequence], own))
-                for place, sequence in enumerate(group.members)
-            ]
-        return found
+    Args:
+        groups: of the row.
+        firsts: where each response begins.
+        counts: of the targets of each node of the row.
+    """
+    starts, used = (counts.cumsum() - counts).tolist(), 0
+    for group in groups:
+        own = starts[used : used + len(group.trie.stretches)]
+        used += len(own)
+        for place, sequence in enumerate(group.members):
+            yield sequence, targets_of(group.trie, place, firsts[sequence], own)
 
 
 def _sequences(prompts: Sequence[Any], responses: Sequence[Any]) -> tuple[list[Int64], list[int]]:

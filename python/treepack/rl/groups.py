@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treepack.errors import BatchError
-from treepack.rl.trie import build
+from treepack.rl.trie import Trie, build, sort_order
 
 if TYPE_CHECKING:
     from treepack.families import Family
@@ -25,15 +25,18 @@ class Group:
 
     Attributes:
         members: their numbers.
-        tokens: of the tree.
-        root: tokens of the prompt, if it has media; the root of the tree is then the prompt.
+        trie: their sequences, laid over each other.
         media: arguments of the root beside its tokens.
     """
 
     members: list[int]
-    tokens: int
-    root: int | None = None
-    media: Mapping[str, Any] = field(default_factory=dict)
+    trie: Trie
+    media: Mapping[str, Any]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the tree."""
+        return sum(stretch.end - stretch.start for stretch in self.trie.stretches)
 
 
 def groups_of(
@@ -60,7 +63,7 @@ def groups_of(
         BatchError: as of `treepack.rl.fold`.
     """
     _check(sequences, groups, media, family, max_tokens)
-    digests = [_digest(each) for each in media] if media else [b""] * len(sequences)
+    digests = _digests(media) if media else [b""] * len(sequences)
     named: dict[Hashable, list[int]] = {}
     for n, sequence in enumerate(sequences):
         own = (sequence[: firsts[n]].tobytes(), digests[n]) if groups is None else groups[n]
@@ -97,6 +100,15 @@ def _check(
             f"response {longest} has {len(sequences[longest])} tokens with its prompt, and "
             f"max_tokens is {max_tokens}; raise it, or shorten the response"
         )
+
+
+def _digests(media: Sequence[Mapping[str, Any] | None]) -> list[bytes]:
+    """What the media of each prompt are; responses of one prompt are mostly given the same."""
+    known: dict[int, bytes] = {}
+    for each in media:
+        if id(each) not in known:
+            known[id(each)] = _digest(each)
+    return [known[id(each)] for each in media]
 
 
 def _digest(media: Mapping[str, Any] | None) -> bytes:
@@ -170,7 +182,7 @@ class _Splitter:
         if group is not None and (self.max_tokens is None or group.tokens <= self.max_tokens):
             return [group]
         # Halves in the order of a dictionary, so that what shares most stays together.
-        ordered = sorted(members, key=lambda n: self.sequences[n].astype(">i8").tobytes())
+        ordered = [members[n] for n in sort_order([self.sequences[n] for n in members])]
         half = len(ordered) // 2
         return [*self.split(ordered[:half]), *self.split(ordered[half:])]
 
@@ -188,8 +200,7 @@ class _Splitter:
                 f"prompts of group {self.name!r} have nothing in common: they begin with the "
                 f"tokens {heads[:3]}; give each its own group"
             ) from None
-        tokens = sum(stretch.end - stretch.start for stretch in trie.stretches)
-        return Group(members, tokens, root, self.media)
+        return Group(members, trie, self.media)
 
 
 def _first_fit(groups: Sequence[Group], max_tokens: int | None) -> list[list[Group]]:

@@ -184,7 +184,6 @@ def score(
     Raises:
         BatchError: the model is not prepared.
     """
-    _check_prepared(model)
     rows = folded.rows
     found = [score_row(model, row, temperature=temperature, entropy=entropy) for row in rows]
     each = folded.unfold([row.logprobs for row in found])
@@ -217,7 +216,10 @@ def score_row(
         >>> scores = tp.rl.score_row(model, batch)  # doctest: +SKIP
         >>> answers = batch["treepack"].sum_by_node(scores.logprobs)  # doctest: +SKIP
     """
-    _check_prepared(model)
+    if not is_packed(getattr(model, "module", model)):
+        raise BatchError(
+            f"{type(model).__name__} is not prepared for packed rows; call tp.hf.prepare(model)"
+        )
     weights = next(p for p in model.parameters() if p.is_floating_point())
     moved = batch.to(weights.device, weights.dtype)
     logits = model(**{k: v for k, v in moved.items() if k not in FOR_THE_LOSS}).logits
@@ -229,13 +231,6 @@ def score_row(
         return Scores(token_logprobs(logits, targets, temperature=temperature)[0])
     both = token_logprobs(logits, targets, temperature=temperature, entropy=True)
     return Scores(both[0][0], both[1][0])
-
-
-def _check_prepared(model: Any) -> None:
-    if not is_packed(getattr(model, "module", model)):
-        raise BatchError(
-            f"{type(model).__name__} is not prepared for packed rows; call tp.hf.prepare(model)"
-        )
 
 
 def _sees_ahead(model: Any) -> str | None:

@@ -70,6 +70,7 @@ class Contents:
         self.tokenizer = tokenizer
         self.ids = _numbers(batch.get("input_ids"))
         self.nodes = list(_nodes(self.mask))
+        self.leaves = _leaves(self.nodes)
         self.images = _image_tokens(self.mask, batch)
         self.trained = _trained(self.mask, _numbers(batch.get("logits_to_keep")), row)
 
@@ -81,11 +82,6 @@ class Contents:
     def roots(self) -> list[Node]:
         """One node for each example."""
         return [node for node in self.nodes if node.depth == 0]
-
-    def leaves(self) -> list[Node]:
-        """The nodes with which a branch ends; a tree of one node has none."""
-        pairs = pairwise([*self.nodes, self.nodes[0]._replace(depth=0)] if self.nodes else [])
-        return [node for node, after in pairs if 0 < node.depth >= after.depth]
 
     def below(self, root: Node) -> list[Node]:
         """The other nodes of a root's tree."""
@@ -121,6 +117,12 @@ def _nodes(mask: TreeMask) -> Iterator[Node]:
     )
     for values in zip(*(column.tolist() for column in columns), strict=True):
         yield Node(*values)
+
+
+def _leaves(nodes: list[Node]) -> list[Node]:
+    """The nodes with which a branch ends; a tree of one node has none."""
+    depths = [*(node.depth for node in nodes[1:]), 0]
+    return [node for node, after in zip(nodes, depths, strict=False) if 0 < node.depth >= after]
 
 
 def _numbers(tensor: Any) -> Ints | None:

@@ -117,7 +117,7 @@ def _facts(row: Contents) -> str:
     dense = mask.area / mask.total**2
     facts = [
         (f"{len(row.roots()):,}", "examples"),
-        (f"{len(row.leaves()):,}", "branches"),
+        (f"{len(row.leaves):,}", "branches"),
         (f"{mask.used:,} of {mask.total:,}", "tokens"),
         (f"{mask.area:,}", f"attention pairs, {dense:.1%} of a dense mask"),
     ]
@@ -240,7 +240,7 @@ def _cards(row: Contents) -> str:
 
 def _card(row: Contents, root: Node) -> str:
     below = row.below(root)
-    branches = sum(leaf.example == root.example for leaf in row.leaves())
+    branches = sum(leaf.example == root.example for leaf in row.leaves)
     image = sum(end - start for start, end in row.image_runs(root))
     size = f"root of {root.end - root.start:,} tokens"
     size += f", {image:,} of them image" if image else ""
