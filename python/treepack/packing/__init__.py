@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from treepack._core import Pack, Packer
 from treepack._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from treepack.packing.advice import Advice
+    from treepack.packing.balance import Balance
+    from treepack.packing.offline import pack
+    from treepack.packing.outcome import FrontierPoint, PoolOutcome
+    from treepack.packing.packs import Packs
+    from treepack.packing.simulation import Simulation, simulate
 
 __all__ = [
     "Advice",
