@@ -39,7 +39,7 @@ def places(chart, tag, name):
 
 
 def test_a_line_is_higher_where_its_value_is():
-    chart = line_chart(["a", "b", "c"], [Series("x", [1.0, 3.0, None])], "axis", "{:.1f}".format)
+    chart = line_chart(["a", "b", "c"], [Series("x", [1.0, 3.0, None])], "axis", digits=1)
     assert len(places(chart, "circle", "cy")) == 2
     low, high = places(chart, "circle", "cy")
     assert low > high
@@ -48,7 +48,7 @@ def test_a_line_is_higher_where_its_value_is():
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [1.0, 1.0], [1e-9, 5e6], [1.0199, 1.0226]])
 def test_every_dot_lies_between_the_lines_of_the_grid(values):
-    chart = line_chart(["a", "b"], [Series("x", values)], "axis", str)
+    chart = line_chart(["a", "b"], [Series("x", values)], "axis")
     lines = places(chart, 'line class="grid"', "y1")
     assert 3 <= len(lines) <= 12
     assert all(min(lines) <= y <= max(lines) + 40 for y in places(chart, "circle", "cy"))
