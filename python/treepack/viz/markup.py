@@ -43,11 +43,15 @@ def fold(items: Sequence[str], first: int) -> str:
 
     Args:
         items: HTML of each.
-        first: how many are seen.
+        first: how many are seen; one more if nothing else were left.
     """
+    if len(items) <= first + 1:
+        return "".join(items)
     rest = items[first:]
-    hidden = f"<details><summary>and {len(rest):,} more</summary>{''.join(rest)}</details>"
-    return "".join(items[:first]) + (hidden if rest else "")
+    hidden = (
+        f"<details><summary>and {len(rest):,} more</summary><div>{''.join(rest)}</div></details>"
+    )
+    return "".join(items[:first]) + hidden
 
 
 def legend(entries: Iterable[tuple[str, Sequence[int], str]]) -> str:

@@ -38,7 +38,8 @@ def save_pack(
 
     Raises:
         BatchError: ``batch`` is none of the three.
-        OSError: the file cannot be written, or an image cannot be read.
+        OSError: the file cannot be written, or an image cannot be opened.
+        DataError: the pixels of an image cannot be read.
 
     Example:
         >>> import tempfile, treepack as tp
@@ -80,7 +81,8 @@ def pack_html(
 
     Raises:
         BatchError: ``batch`` is none of the three.
-        OSError: an image cannot be read.
+        OSError: an image cannot be opened.
+        DataError: the pixels of an image cannot be read.
 
     Example:
         >>> import treepack as tp

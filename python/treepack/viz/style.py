@@ -115,8 +115,8 @@ SIMULATION = """
 .key .again { background: repeating-linear-gradient(var(--strong) 0 4px, transparent 4px 6px); }
 .grid { stroke: var(--line); }
 .mark { stroke: var(--quiet); stroke-dasharray: 3 3; }
-.tables, .tables details[open] { display: flex; flex-wrap: wrap; gap: 28px 64px; }
-.tables details, .tables details > summary { flex-basis: 100%; margin: 0; }
+.tables, .tables details > div { display: flex; flex-wrap: wrap; gap: 28px 64px; }
+.tables details { flex-basis: 100%; margin: 0; }
 .table { max-width: 100%; overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; }

@@ -29,23 +29,26 @@ class Thumbnail(NamedTuple):
 
 
 def make_thumbnail(image: Any, side: int) -> Thumbnail:
-    """Shrink a path or a PIL image to a JPEG; the image itself is unchanged.
+    """Shrink a path or a PIL image to a JPEG, upright and on white; the image itself is unchanged.
 
     Args:
         image: what is shrunk.
         side: its longest side, in pixels.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: there is no such file, or it is no image.
+        DataError: its pixels cannot be read.
     """
     from PIL import Image
 
-    picture = Image.open(image) if isinstance(image, (str, os.PathLike)) else image.copy()
-    with picture:
+    from treepack.sources.images import load_rgb
+
+    opened = Image.open(image) if isinstance(image, (str, os.PathLike)) else image.copy()
+    with opened:
         # Large files are decoded at a fraction of their size.
-        picture.draft("RGB", (side, side))
-        picture = picture.convert("RGB")
-        picture.thumbnail((side, side))
+        opened.draft(opened.mode, (side, side))
+        picture = Image.fromarray(load_rgb(opened, str(image)))
+    picture.thumbnail((side, side))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
     width, height = picture.size

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from base64 import b64decode
+
 import numpy as np
 import pytest
 import treepack as tp
@@ -87,6 +90,25 @@ def test_many_examples_have_a_small_page_and_no_slivers():
     assert len(page.all("image")) == len(page.all("use")) == 400
     assert max(int(image["width"]) for image in page.all("image")) <= 112
     assert not page.all("figure")
+
+
+def test_one_more_is_not_folded():
+    for n in range(MOST_BRANCHES - 1, MOST_BRANCHES + 4):
+        row = tp.collate([tree("a", *[(f"{i}? ", "y") for i in range(n)])])
+        hidden = folded(Page(pack_html(row, tokenizer=Letters)), "p")[1]
+        assert hidden == (0 if n <= MOST_BRANCHES + 1 else n - MOST_BRANCHES)
+
+
+def test_pictures_are_upright_and_what_is_transparent_is_white(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (640, 320), "red").save(tmp_path / "turned.jpg", exif=exif)
+    images = {"turned": tmp_path / "turned.jpg", "clear": Image.new("RGBA", (40, 40))}
+    row = tp.collate([tree(key, ("q? ", "a")) for key in images])
+    turned, clear = Page(pack_html(row, images=images)).all("image")
+    assert (turned["width"], turned["height"]) == ("120", "240")
+    with Image.open(io.BytesIO(b64decode(clear["href"].split(",")[1]))) as image:
+        assert image.getpixel((20, 20)) == (255, 255, 255)
 
 
 def test_pictures_stand_over_wide_examples_and_in_all_cards():
