@@ -157,7 +157,8 @@ def _tags(row: Any, n: int) -> list[str]:
     """Role and name of the response of each node, where it has any."""
     known = [getattr(row, name, None) or [None] * n for name in ("roles", "response_ids")]
     return [
-        ", ".join(str(each) for each in both if each is not None)
+        # By default a response is called by its number, of which a reader has nothing.
+        ", ".join(str(each) for each in both if not (each is None or isinstance(each, int)))
         for both in zip(*known, strict=True)
     ]
 

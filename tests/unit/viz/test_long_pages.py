@@ -185,8 +185,11 @@ def test_a_prompt_that_sees_ahead_is_no_image():
 
 def test_roles_and_responses_are_told():
     children = [branch("", "yes", role="chosen"), branch("", "no", response_id="<7>")]
+    children.append(branch("", "so", response_id=45))
     page = Page(pack_html(tp.collate([tp.MessageTree([65], children=children)]), tokenizer=Letters))
     assert {"chosen", "<7>"} <= set(page.texts["span"])
+    # Branches are numbered by themselves.
+    assert "45" not in page.texts["span"]
 
 
 @pytest.mark.parametrize(
