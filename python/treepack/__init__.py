@@ -52,25 +52,26 @@ __all__ = [
     "viz",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "Balance": "treepack.packing.balance",
-        "Conversations": "treepack.sources.conversations",
-        "Mixture": "treepack.sources.mixture",
-        "Pack": "treepack.packing",
-        "PackedBatch": "treepack.batch",
-        "PackedDataset": "treepack.dataset",
-        "Packer": "treepack.packing",
-        "TreeMask": "treepack._core",
-        "collate": "treepack.batch",
-        "group_conversations": "treepack.sources.conversations",
-        "simulate": "treepack.packing.simulation",
-        "pack": "treepack.packing.offline",
-        "tree_attention": "treepack.attention",
-        **{
-            name: f"treepack.{name}"
-            for name in ("costs", "families", "hf", "rl", "state", "testing", "train", "viz")
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Balance": "treepack.packing.balance",
+            "Conversations": "treepack.sources.conversations",
+            "Mixture": "treepack.sources.mixture",
+            "Pack": "treepack.packing",
+            "PackedBatch": "treepack.batch",
+            "PackedDataset": "treepack.dataset",
+            "Packer": "treepack.packing",
+            "TreeMask": "treepack._core",
+            "collate": "treepack.batch",
+            "group_conversations": "treepack.sources.conversations",
+            "simulate": "treepack.packing.simulation",
+            "pack": "treepack.packing.offline",
+            "tree_attention": "treepack.attention",
+            **{
+                name: f"treepack.{name}"
+                for name in ("costs", "families", "hf", "rl", "state", "testing", "train", "viz")
+            },
         },
-    },
-)
+    )

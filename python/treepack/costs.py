@@ -12,5 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Branches", "CostTable", "from_numpy", "from_parquet", "measure", "read"]
 
-# It needs torch.
-__getattr__, __dir__ = lazy_names(__name__, {"measure": "treepack.measuring.measure"})
+if not TYPE_CHECKING:
+    # It needs torch.
+    __getattr__, __dir__ = lazy_names(__name__, {"measure": "treepack.measuring.measure"})

@@ -54,7 +54,7 @@ class PackedSteps(Callback):
     def __init__(
         self, loader: Any, accumulate: int = 1, end: str = "stop", group: Any = None
     ) -> None:
-        self.loader = Loader(loader, accumulate, end, group)
+        self.loader: Loader = Loader(loader, accumulate, end, group)
         self._dataset = getattr(loader, "dataset", loader)
         self._group = group
 

@@ -45,10 +45,11 @@ __all__ = [
     "doctor",
 ]
 
-# It needs a model, and lies to the right of what this module may import.
-__getattr__, __dir__ = lazy_names(
-    __name__, {"check_exact": "treepack.check.exact", "doctor": "treepack.check.doctor"}
-)
+if not TYPE_CHECKING:
+    # It needs a model, and lies to the right of what this module may import.
+    __getattr__, __dir__ = lazy_names(
+        __name__, {"check_exact": "treepack.check.exact", "doctor": "treepack.check.doctor"}
+    )
 
 
 def check_exactly_once(

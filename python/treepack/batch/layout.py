@@ -55,7 +55,7 @@ class RowLayout:
     """
 
     def __init__(self, trees: Iterable[MessageTree], total: int | None = None) -> None:
-        self.trees = _checked(trees)
+        self.trees: list[MessageTree] = _checked(trees)
         self.nodes: list[MessageTree] = []
         self.parents: list[int] = []
         self.starts: list[int] = []
@@ -68,7 +68,7 @@ class RowLayout:
                 self.parents.append(parent if parent < 0 else parent + first)
                 used += len(node.tokens)
         self.used = used
-        self.total = used if total is None else _checked_total(total)
+        self.total: int = used if total is None else _checked_total(total)
         if self.total < used:
             raise BatchError(
                 f"{len(self.trees)} trees have {used} tokens, the row has room for {self.total}; "

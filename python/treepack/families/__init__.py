@@ -30,8 +30,9 @@ __all__ = [
     "learn",
 ]
 
-# It needs a model, and lies to the right of what this wing may import.
-__getattr__, __dir__ = lazy_names(__name__, {"learn": "treepack.check.learn"})
+if not TYPE_CHECKING:
+    # It needs a model, and lies to the right of what this wing may import.
+    __getattr__, __dir__ = lazy_names(__name__, {"learn": "treepack.check.learn"})
 
 
 def families() -> dict[str, type[Family]]:

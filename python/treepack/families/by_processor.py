@@ -84,7 +84,7 @@ class ProcessorFamily(Family):
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
         super().__init__(processor, chat)
-        self.writer = self._writer(chat)
+        self.writer: TurnWriter = self._writer(chat)
         self._measured: dict[Any, MeasuredRoot] = {}
         self._fill: dict[str, Filler] = {}
 

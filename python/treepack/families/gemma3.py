@@ -11,7 +11,7 @@ class Gemma3(ProcessorFamily):
     """Gemma 3 of transformers (``Gemma3ForConditionalGeneration``)."""
 
     name = "gemma3"
-    processors = ("Gemma3Processor",)
+    processors: ClassVar[tuple[str, ...]] = ("Gemma3Processor",)
     vision_cost = "crops"
     bidirectional = "within_image"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}

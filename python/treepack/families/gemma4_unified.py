@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from treepack.families.gemma4 import Gemma4
 
 
@@ -14,7 +16,7 @@ class Gemma4Unified(Gemma4):
     """
 
     name = "gemma4_unified"
-    processors = ("Gemma4UnifiedProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("Gemma4UnifiedProcessor",)
     bidirectional = "within_image"
 
 

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from treepack.errors import DataError, FamilyError
 from treepack.families.base import Array, Int64, Seen
@@ -73,7 +73,7 @@ class LearnedFamily(ProcessorFamily):
     """
 
     name = "learned"
-    processors = ()
+    processors: ClassVar[tuple[str, ...]] = ()
     vision_cost = "units"
 
     def __init__(self, processor: Any, facts: Facts, chat: ChatFormat | None = None) -> None:
@@ -82,7 +82,7 @@ class LearnedFamily(ProcessorFamily):
                 f"the family was learnt from a {facts.processor}, and this is a "
                 f"{type(processor).__name__}; learn it from this one"
             )
-        self.facts = facts._replace(joins=dict(facts.joins), rejected=dict(facts.rejected))
+        self.facts: Facts = facts._replace(joins=dict(facts.joins), rejected=dict(facts.rejected))
         # Other families declare these for their class.
         self.__dict__.update(
             media_names=dict(facts.media_names),

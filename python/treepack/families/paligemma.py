@@ -74,12 +74,12 @@ class PaliGemma(ProcessorFamily):
     """
 
     name = "paligemma"
-    processors = ("PaliGemmaProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("PaliGemmaProcessor",)
     vision_cost = "images"
     bidirectional = "prefix"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
     # The model makes a mask of them, and the row has its own.
-    not_inputs = ("token_type_ids",)
+    not_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids",)
 
     def _writer(self, chat: ChatFormat | None) -> TurnWriter:
         if chat is not None:

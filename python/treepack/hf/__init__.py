@@ -24,16 +24,17 @@ __all__ = [
     "weighted_loss",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "PackedTrainer": "treepack.hf.trainer",
-        "molmo2_weights": "treepack.hf.loss",
-        "prepare": "treepack.hf.model",
-        "register": "treepack.hf.attention",
-        "restore": "treepack.hf.model",
-        "sliding_windows": "treepack.hf.model",
-        "token_logprobs": "treepack.hf.logprobs",
-        "weighted_loss": "treepack.hf.loss",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "PackedTrainer": "treepack.hf.trainer",
+            "molmo2_weights": "treepack.hf.loss",
+            "prepare": "treepack.hf.model",
+            "register": "treepack.hf.attention",
+            "restore": "treepack.hf.model",
+            "sliding_windows": "treepack.hf.model",
+            "token_logprobs": "treepack.hf.logprobs",
+            "weighted_loss": "treepack.hf.loss",
+        },
+    )

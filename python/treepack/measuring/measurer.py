@@ -79,7 +79,7 @@ class Measurer:
         self.task = task
         budgets = dict.fromkeys(task.names, ANY)
         dataset = PackedDataset(task.source, budgets=budgets, family=task.family)
-        self.examples = _Outlining(dataset.settings)
+        self.examples: _Outlining = _Outlining(dataset.settings)
 
     def measure(self, start: int, end: int) -> Piece:
         """The costs of the examples ``start`` to ``end - 1``.

@@ -25,7 +25,7 @@ class MeasureBatch:
     """
 
     def __init__(self, task: Task) -> None:
-        self.measurer = Measurer(task)
+        self.measurer: Measurer = Measurer(task)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Costs of the examples whose indices stand in the column ``id``."""

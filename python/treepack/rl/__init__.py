@@ -25,7 +25,8 @@ __all__ = [
     "score_row",
 ]
 
-# They import TRL.
-__getattr__, __dir__ = lazy_names(
-    __name__, dict.fromkeys(("GRPOTrainer", "TreeGRPO"), "treepack.rl.grpo")
-)
+if not TYPE_CHECKING:
+    # They import TRL.
+    __getattr__, __dir__ = lazy_names(
+        __name__, dict.fromkeys(("GRPOTrainer", "TreeGRPO"), "treepack.rl.grpo")
+    )

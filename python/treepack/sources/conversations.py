@@ -247,7 +247,7 @@ class GroupedConversations(Sequence[Conversations]):
         self.store = store
         self.reader = reader
         self._groups = find_groups(store, reader, on_error == "skip")
-        self.skipped = self._groups.skipped
+        self.skipped: int = self._groups.skipped
 
     def __len__(self) -> int:
         return len(self._groups.ends)

@@ -27,11 +27,11 @@ class Session:
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device = device
         self.findings: list[Finding] = []
-        self.started = time.monotonic()
+        self.started: float = time.monotonic()
         self.seconds = seconds
-        self.broken_by = ""
+        self.broken_by: str = ""
         # Asked for now: a GPU that has stopped working may not tell any more.
-        self.name = torch.cuda.get_device_name(device) if self.has_gpu else "the CPU"
+        self.name: str = torch.cuda.get_device_name(device) if self.has_gpu else "the CPU"
 
     @property
     def has_gpu(self) -> bool:

@@ -12,7 +12,7 @@ from treepack.dataset.state import ShardState
 from treepack.errors import DatasetError, StateError, TreepackError
 from treepack.tree import MessageTree
 
-log = logging.getLogger("treepack")
+log: logging.Logger = logging.getLogger("treepack")
 
 
 class BarrenSourceError(DatasetError):
@@ -53,10 +53,10 @@ class Shard:
 
     def __init__(self, index: int, patience: float, policy: Policy) -> None:
         self.index = index
-        self.packs = 0
-        self.skipped = 0
-        self.has_ended = False
-        self.leaving = Streak(patience)
+        self.packs: int = 0
+        self.skipped: int = 0
+        self.has_ended: bool = False
+        self.leaving: Streak = Streak(patience)
         self.waits: list[int] = []
         self._policy = policy
 
@@ -105,7 +105,7 @@ class Streak:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.length = 0
+        self.length: int = 0
 
     def add(self, reason: object, examples: int = 1) -> None:
         """Count failures.

@@ -51,13 +51,13 @@ class GivenPacks:
             )
         budgets = getattr(packs, "settings", {}).get("budgets")
         self.budgets: Mapping[str, int] | None = dict(budgets) if budgets else None
-        self.has_parts = getattr(packs, "part_offsets", None) is not None
+        self.has_parts: bool = getattr(packs, "part_offsets", None) is not None
         self._parts: tuple[npt.NDArray[np.integer[Any]], ...] = (
             (_integers(packs, "part_offsets"), _integers(packs, "part_ends"))
             if self.has_parts
             else ()
         )
-        self.digest = self._digest()
+        self.digest: str = self._digest()
         # What workers are sent, made when the first one is.
         self._shared: SharedArrays | None = None
 

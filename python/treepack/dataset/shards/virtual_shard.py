@@ -190,7 +190,7 @@ class VirtualShard(Shard):
         if pack is None:
             return False
         self._selected.extend(pack.keys)
-        self.waits = list(pack.waits)
+        self.waits: list[int] = list(pack.waits)
         return True
 
     def _push(self) -> Any:

@@ -80,7 +80,7 @@ class Supply:
     """
 
     def __init__(self, record: Mapping[str, Any], folder: str, name: str) -> None:
-        self.has_boxes = not unsupported.BOXES.isdisjoint(record) and any(
+        self.has_boxes: bool = not unsupported.BOXES.isdisjoint(record) and any(
             is_given(record.get(field)) for field in unsupported.BOXES
         )
         self.folder = folder
@@ -89,7 +89,7 @@ class Supply:
         for kind in KINDS:
             if kind in record or kind + "s" in record:
                 self.given[kind] = [self.hold(kind, v) for v in self._values(record, kind)]
-        self.count = sum(map(len, self.given.values()))
+        self.count: int = sum(map(len, self.given.values()))
         if self.count:
             if not OF_RECORDS.isdisjoint(record):
                 self._take_options(record)
@@ -255,7 +255,7 @@ class Shown:
     def __init__(self, supply: Supply) -> None:
         self.supply = supply
         self.taken: list[Held] = []
-        self.has_own = False
+        self.has_own: bool = False
         self.left: dict[str, Iterator[Held]] = {k: iter(v) for k, v in supply.given.items()}
 
     def take(self, kind: str) -> Medium:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from treepack.errors import DataError, DatasetError
 from treepack.sources.stores.cache import cached_file
@@ -36,10 +37,12 @@ class ArrowStore:
     """
 
     def __init__(self, files: Sequence[Path], path: str) -> None:
-        self.files = [str(file) for file in files]
+        self.files: list[str] = [str(file) for file in files]
         self.path = path
         self._batches: list[Any] | None = None
-        self.ends = np.cumsum([batch.num_rows for batch in self.batches], dtype=np.int64)
+        self.ends: npt.NDArray[np.int64] = np.cumsum(
+            [batch.num_rows for batch in self.batches], dtype=np.int64
+        )
 
     @property
     def batches(self) -> list[Any]:
