@@ -12,7 +12,7 @@ ROOT = Path(treepack.__file__).parent
 CHECKOUT = Path(__file__).parents[2]
 
 WINGS = [
-    {"_core", "_lazy"},
+    {"_core", "_lazy", "options"},
     {"errors"},
     {"_tree_fields"},
     {"tree"},

@@ -16,6 +16,7 @@ from treepack.attention import TreePlan
 from treepack.attention.arguments import checked_window
 from treepack.batch.layout import PREFIX
 from treepack.errors import AttentionError, BatchError
+from treepack.options import Bidirectional
 
 if TYPE_CHECKING:
     from treepack.attention.flex import Blocks
@@ -95,7 +96,7 @@ class PackedRow:
         target_counts: npt.NDArray[np.int64] | None = None,
         roles: Sequence[str | None] | None = None,
         sliding_mask: TreeMask | None = None,
-        bidirectional: str | None = None,
+        bidirectional: Bidirectional | None = None,
         waits: Sequence[int] = (),
         channels: Mapping[str, torch.Tensor] | None = None,
         response_ids: Sequence[Any] | None = None,
@@ -110,7 +111,7 @@ class PackedRow:
         self.target_counts: npt.NDArray[np.int64] = target_counts
         self.roles: tuple[str | None, ...] | None = None if roles is None else tuple(roles)
         self.sliding_mask: TreeMask | None = sliding_mask
-        self.bidirectional: str | None = bidirectional
+        self.bidirectional: Bidirectional | None = bidirectional
         self.waits: list[int] = list(waits)
         self.channels: dict[str, torch.Tensor] = dict(channels or {})
         self.response_ids: tuple[Any, ...] | None = (

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treepack.errors import FamilyError
+from treepack.options import OnError
 
 if TYPE_CHECKING:
     from treepack.families import Family
     from treepack.sources.conversations import GroupedConversations
 
 
-def open_records(options: argparse.Namespace, on_error: str = "raise") -> GroupedConversations:
+def open_records(options: argparse.Namespace, on_error: OnError = "raise") -> GroupedConversations:
     """The examples of the files."""
     from treepack.sources.conversations import group_conversations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from treepack.families.by_processor import ProcessorFamily
+from treepack.options import Bidirectional
 
 
 class Gemma3(ProcessorFamily):
@@ -13,7 +14,7 @@ class Gemma3(ProcessorFamily):
     name = "gemma3"
     processors: ClassVar[tuple[str, ...]] = ("Gemma3Processor",)
     vision_cost = "crops"
-    bidirectional = "within_image"
+    bidirectional: ClassVar[Bidirectional] = "within_image"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
 
     def feature_ids(self) -> tuple[int, ...]:

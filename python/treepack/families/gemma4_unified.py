@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from treepack.families.gemma4 import Gemma4
+from treepack.options import Bidirectional
 
 
 class Gemma4Unified(Gemma4):
@@ -17,7 +18,7 @@ class Gemma4Unified(Gemma4):
 
     name = "gemma4_unified"
     processors: ClassVar[tuple[str, ...]] = ("Gemma4UnifiedProcessor",)
-    bidirectional = "within_image"
+    bidirectional: ClassVar[Bidirectional] = "within_image"
 
 
 FAMILY = Gemma4Unified

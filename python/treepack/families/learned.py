@@ -17,6 +17,7 @@ from treepack.families.chat_format import ChatFormat
 from treepack.families.grids import on_three_axes
 from treepack.families.joins import Join
 from treepack.families.row_inputs import media_kinds
+from treepack.options import Bidirectional
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.media import cut
 from treepack.tree import MessageTree
@@ -45,7 +46,7 @@ class Facts(NamedTuple):
     processor: str
     media_names: dict[str, tuple[str, ...]]
     joins: Mapping[str, Join] = MappingProxyType({})
-    bidirectional: str = "none"
+    bidirectional: Bidirectional = "none"
     features: tuple[int, ...] = ()
     positions: tuple[str, str, str, str, str] | None = None
     rejected: Mapping[str, str] = MappingProxyType({})

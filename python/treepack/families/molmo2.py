@@ -15,6 +15,7 @@ from treepack.families.chat_format import ChatFormat, token_id
 from treepack.families.options import NO_OPTIONS, Options
 from treepack.families.roots import LoadedRoot, Root, VisualTokens, token_runs
 from treepack.families.row_inputs import Filler
+from treepack.options import Bidirectional
 from treepack.sources.conversations import Conversations
 from treepack.sources.videos import Clip
 from treepack.tree import MessageTree
@@ -35,7 +36,7 @@ class Molmo2(MediumFamily):
     name = "molmo2"
     processors: ClassVar[tuple[str, ...]] = ("Molmo2Processor",)
     vision_cost = "crops"
-    bidirectional = "image_tokens"
+    bidirectional: ClassVar[Bidirectional] = "image_tokens"
     media_first = True
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", POOLING, "image_grids")

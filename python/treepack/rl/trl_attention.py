@@ -11,6 +11,7 @@ from treepack._core import TreeMask
 from treepack.attention import TreePlan
 from treepack.batch.packed_row import PackedRow
 from treepack.hf.attention import register, tree_attention_forward
+from treepack.options import AttentionBackend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ _ROWS = WeakTensorKeyDictionary()
 """The rows that are in use, by TRL's index of each, which lives as long as its row."""
 
 
-def register_trl_tree_attention(backend: str | None = None) -> None:
+def register_trl_tree_attention(backend: AttentionBackend | None = None) -> None:
     """Let TRL's ``AsyncGRPOTrainer`` compute its trees with `treepack.tree_attention`.
 
     TRL gathers keys and values of each path and needs a kernel of FlashAttention 3. Afterwards its
@@ -71,7 +72,7 @@ def _attend(
     tree_kv_index: Tensor,
     tree_cu_seqlens_q: Tensor,
     tree_cu_seqlens_k: Tensor,
-    backend: str | None = None,
+    backend: AttentionBackend | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     row = _ROWS.get(tree_kv_index)

@@ -11,6 +11,7 @@ import torch
 
 from treepack.attention import implementations
 from treepack.check.doctor.findings import SKIPPED, WRONG, Diagnosis, Finding
+from treepack.options import CheckResult
 
 MOST_TOLD = 200
 """Characters of an error that the table shows."""
@@ -51,7 +52,7 @@ class Session:
         """
         self.findings.append(self._found(part, check, find, lenient))
 
-    def tell(self, part: str, check: str, result: str, note: str = "") -> None:
+    def tell(self, part: str, check: str, result: CheckResult, note: str = "") -> None:
         """Add a line."""
         self.findings.append(Finding(part, check, result, note))
 

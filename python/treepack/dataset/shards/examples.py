@@ -13,6 +13,7 @@ from treepack.dataset._settings import Settings
 from treepack.dataset.shards.parts import cut_out, joined_of, shorten
 from treepack.dataset.state import Key
 from treepack.errors import DataError, DatasetError, OversizeError, TreepackError
+from treepack.options import Bidirectional
 from treepack.packing.splitting import (
     Stretches,
     Unit,
@@ -81,7 +82,7 @@ class Examples:
         self.budgets: tuple[str, ...] = tuple(settings.budgets)
         self.transform: Callable[[MessageTree], MessageTree] | None = settings.transform
         self.most: int | None = settings.max_branch_tokens
-        self.bidirectional: str = settings.bidirectional or (
+        self.bidirectional: Bidirectional = settings.bidirectional or (
             family.bidirectional if family else "none"
         )
 

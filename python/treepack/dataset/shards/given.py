@@ -34,8 +34,8 @@ class GivenPacks:
     """
 
     def __init__(self, packs: Any, length: int) -> None:
-        self.offsets = _integers(packs, "offsets")
-        self.members = _integers(packs, "members")
+        self.offsets: npt.NDArray[np.integer[Any]] = _integers(packs, "offsets")
+        self.members: npt.NDArray[np.integer[Any]] = _integers(packs, "members")
         steps = np.diff(self.offsets)
         ends = self.offsets[[0, -1]].tolist() if len(self.offsets) else []
         if ends != [0, len(self.members)] or (steps <= 0).any():

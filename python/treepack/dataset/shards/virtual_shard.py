@@ -35,6 +35,10 @@ class VirtualShard(Shard):
     Attributes: those of `Shard`.
     """
 
+    packs: int
+    skipped: int
+    has_ended: bool
+
     def __init__(self, index: int, reader: Reader, examples: Examples, policy: Policy) -> None:
         super().__init__(index, reader.patience, policy)
         self._reader = reader
