@@ -60,18 +60,20 @@ if not TYPE_CHECKING:
             "Conversations": "treepack.sources.conversations",
             "Mixture": "treepack.sources.mixture",
             "Pack": "treepack.packing",
-            "PackedBatch": "treepack.batch",
-            "PackedDataset": "treepack.dataset",
+            "PackedBatch": "treepack.batch[torch]",
+            "PackedDataset": "treepack.dataset[torch]",
             "Packer": "treepack.packing",
             "TreeMask": "treepack._core",
-            "collate": "treepack.batch",
+            "collate": "treepack.batch[torch]",
             "group_conversations": "treepack.sources.conversations",
             "simulate": "treepack.packing.simulation",
             "pack": "treepack.packing.offline",
-            "tree_attention": "treepack.attention",
+            "tree_attention": "treepack.attention[torch]",
+            "testing": "treepack.testing[torch]",
+            "train": "treepack.train[torch]",
             **{
                 name: f"treepack.{name}"
-                for name in ("costs", "families", "hf", "rl", "state", "testing", "train", "viz")
+                for name in ("costs", "families", "hf", "rl", "state", "viz")
             },
         },
     )

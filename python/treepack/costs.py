@@ -14,4 +14,4 @@ __all__ = ["Branches", "CostTable", "from_numpy", "from_parquet", "measure", "re
 
 if not TYPE_CHECKING:
     # It needs torch.
-    __getattr__, __dir__ = lazy_names(__name__, {"measure": "treepack.measuring.measure"})
+    __getattr__, __dir__ = lazy_names(__name__, {"measure": "treepack.measuring.measure[torch]"})

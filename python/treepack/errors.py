@@ -20,6 +20,10 @@ class BatchError(TreepackError):
     """Trees that cannot share one row, or a batch that lost a part on its way to the model."""
 
 
+class MissingPackageError(TreepackError, ImportError):
+    """A package that is not installed; the message names the extra of treepack that brings it."""
+
+
 class NotPreparedError(BatchError, AttributeError):
     """A packed batch met a model, or other code, that does not know of packing.
 
@@ -47,6 +51,7 @@ __all__ = [
     "DataError",
     "DatasetError",
     "FamilyError",
+    "MissingPackageError",
     "NotPreparedError",
     "OversizeError",
     "StateError",

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lightning.pytorch import Callback
+from treepack._packages import needing
+
+with needing("lightning", __name__):
+    from lightning.pytorch import Callback
 
 from treepack.batch import PackedBatch
 from treepack.errors import StateError

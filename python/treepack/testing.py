@@ -22,8 +22,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
+
+from treepack._packages import needing
+
+with needing("torch", __name__):
+    import torch
+    from torch.utils.data import DataLoader
 
 from treepack._lazy import lazy_names
 from treepack.batch import PackedBatch, PackedRow
@@ -48,7 +52,8 @@ __all__ = [
 if not TYPE_CHECKING:
     # It needs a model, and lies to the right of what this module may import.
     __getattr__, __dir__ = lazy_names(
-        __name__, {"check_exact": "treepack.check.exact", "doctor": "treepack.check.doctor"}
+        __name__,
+        {"check_exact": "treepack.check.exact[hf]", "doctor": "treepack.check.doctor[torch]"},
     )
 
 

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, get_args
 
-import torch
-import torch.distributed as dist
+from treepack._packages import needing
+
+with needing("torch", __name__):
+    import torch
+    import torch.distributed as dist
 
 from treepack.batch import PackedBatch
 from treepack.batch.statistics import Statistics

@@ -16,5 +16,8 @@ if not TYPE_CHECKING:
     # `treepack.attention.formats` needs numpy alone, the others torch.
     __getattr__, __dir__ = lazy_names(
         __name__,
-        {"TreePlan": "treepack.attention.plan", "tree_attention": "treepack.attention.ops"},
+        {
+            "TreePlan": "treepack.attention.plan[torch]",
+            "tree_attention": "treepack.attention.ops[torch]",
+        },
     )

@@ -16,8 +16,8 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "ExactReport": "treepack.check.exact",
-            "check_exact": "treepack.check.exact",
-            "learn": "treepack.check.learn",
+            "ExactReport": "treepack.check.exact[hf]",
+            "check_exact": "treepack.check.exact[hf]",
+            "learn": "treepack.check.learn[hf]",
         },
     )

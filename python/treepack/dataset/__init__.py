@@ -13,4 +13,6 @@ __all__ = ["PackedDataset"]
 
 if not TYPE_CHECKING:
     # A state is read without torch, which the dataset itself needs.
-    __getattr__, __dir__ = lazy_names(__name__, {"PackedDataset": "treepack.dataset.dataset"})
+    __getattr__, __dir__ = lazy_names(
+        __name__, {"PackedDataset": "treepack.dataset.dataset[torch]"}
+    )

@@ -32,7 +32,7 @@ __all__ = [
 
 if not TYPE_CHECKING:
     # It needs a model, and lies to the right of what this wing may import.
-    __getattr__, __dir__ = lazy_names(__name__, {"learn": "treepack.check.learn"})
+    __getattr__, __dir__ = lazy_names(__name__, {"learn": "treepack.check.learn[hf]"})
 
 
 def families() -> dict[str, type[Family]]:

@@ -28,12 +28,12 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "PackedTrainer": "treepack.hf.trainer",
+            "PackedTrainer": "treepack.hf.trainer[hf]",
             "molmo2_weights": "treepack.hf.loss",
-            "prepare": "treepack.hf.model",
-            "register": "treepack.hf.attention",
-            "restore": "treepack.hf.model",
-            "sliding_windows": "treepack.hf.model",
+            "prepare": "treepack.hf.model[hf]",
+            "register": "treepack.hf.attention[hf]",
+            "restore": "treepack.hf.model[hf]",
+            "sliding_windows": "treepack.hf.model[hf]",
             "token_logprobs": "treepack.hf.logprobs",
             "weighted_loss": "treepack.hf.loss",
         },

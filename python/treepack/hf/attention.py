@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from treepack._packages import needing
 from treepack.attention import backends
 from treepack.attention.ops import tree_attention
 from treepack.batch.layout import PREFIX, WITHIN
@@ -54,8 +55,8 @@ def register(backend: AttentionBackend | None = None) -> str:
         >>> "treepack" in AttentionInterface()
         True
     """
-    from transformers import AttentionInterface
-
+    with needing("hf", "treepack.hf.register"):
+        from transformers import AttentionInterface
     if backend is None:
         AttentionInterface.register(NAME, tree_attention_forward)
         return NAME

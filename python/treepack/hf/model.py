@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
 
-from treepack.errors import AttentionError
+from treepack.errors import AttentionError, MissingPackageError
 from treepack.hf import foreign, recurrent
 from treepack.hf.checks import (
     attention_layers,
@@ -253,7 +253,7 @@ def _set_up(
             head_hooks.defer(base)
         if ranks is not None:
             sequence_hooks.share(base, ranks)
-    except AttentionError:
+    except (AttentionError, MissingPackageError):
         _record(base, before)
         _undo(base)
         delattr(base, RECORD)

@@ -75,7 +75,7 @@ def measure(
         CostError: parts of a run with other settings lie beside ``out``.
         DataError: an example that cannot be measured, by name; or a worker that died.
         DatasetError: a source that is not read by index, or that cannot be sent to workers.
-        ImportError: pyarrow or ray is not installed, and was asked for.
+        MissingPackageError: pyarrow or ray is not installed, and was asked for.
 
     Example:
         >>> import treepack as tp

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from treepack._core import TreeMask
+from treepack._packages import needing
 from treepack.attention import TreePlan
 from treepack.batch.packed_row import PackedRow
 from treepack.hf.attention import register, tree_attention_forward
@@ -45,9 +46,9 @@ def register_trl_tree_attention(backend: AttentionBackend | None = None) -> None
         >>> AttentionInterface()["tree_fa3"].__module__
         'treepack.rl.trl_attention'
     """
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-
+    with needing("rl", "treepack.rl.register_trl_tree_attention"):
+        from transformers import AttentionInterface
+        from transformers.masking_utils import AttentionMaskInterface
     register(backend)
 
     def attend(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:

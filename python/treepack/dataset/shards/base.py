@@ -9,7 +9,7 @@ from treepack.dataset._settings import Policy
 from treepack.dataset.shards.examples import Arrival
 from treepack.dataset.shards.iterables import BrokenSourceError
 from treepack.dataset.state import ShardState
-from treepack.errors import DatasetError, StateError, TreepackError
+from treepack.errors import DatasetError, MissingPackageError, StateError, TreepackError
 from treepack.tree import MessageTree
 
 log: logging.Logger = logging.getLogger("treepack")
@@ -19,7 +19,7 @@ class BarrenSourceError(DatasetError):
     """An endless stream of examples of which none can be used."""
 
 
-FATAL = (BarrenSourceError, BrokenSourceError, StateError)
+FATAL = (BarrenSourceError, BrokenSourceError, MissingPackageError, StateError)
 """Errors that belong to no single example: skipping one would not help."""
 
 
@@ -91,7 +91,7 @@ class Shard:
         streak.add(error, examples)
 
     def _failed(self, error: TreepackError) -> None:
-        if not self._policy.skips:
+        if not self._policy.skips or isinstance(error, FATAL):
             raise error
         self.skip(error, self.leaving)
 

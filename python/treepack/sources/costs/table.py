@@ -150,7 +150,7 @@ class CostTable:
             path: of the file; its folder must exist.
 
         Raises:
-            ImportError: pyarrow is not installed.
+            MissingPackageError: pyarrow is not installed.
             OSError: the file cannot be written.
 
         Example:
