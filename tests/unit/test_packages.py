@@ -186,9 +186,8 @@ def test_every_public_name_is_there_or_names_the_extra():
 
 def test_the_extras_are_those_of_the_project():
     given = PROJECT["optional-dependencies"]
-    assert EXTRAS.keys() - {""} == given.keys() - {"dev", "demo", "stateful"}
+    assert EXTRAS.keys() - {""} == given.keys() - {"dev", "demo"}
     brought = {extra: " ".join(given[extra]) for extra in given}
-    assert "torchdata" in brought["stateful"]
     modules = {"PIL": "pillow", "tree_recurrence": "tree-recurrence"}
     for extra, packages in EXTRAS.items():
         whole = brought.get(extra, "")
@@ -196,6 +195,12 @@ def test_the_extras_are_those_of_the_project():
             if f"[{other}]" in whole:
                 whole += brought[other]
         assert all(modules.get(package, package) in whole for package in packages), extra
+
+
+def test_every_extra_is_used_and_every_package_that_is_imported_has_one():
+    used = {package for found in FOUND.values() for package, _, _ in found}
+    # torch brings Triton; image processors of transformers import torchvision.
+    assert used - {"triton"} == set().union(*EXTRAS.values()) - {"torchvision"}
 
 
 def test_a_package_of_another_version_is_told_from_one_that_is_missing():
