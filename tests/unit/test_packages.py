@@ -34,7 +34,6 @@ CALLS = {
         "av",
         lambda: _module("sources.videos").video_clip("a.mp4", "example 'a'"),
     ),
-    "viz/page.py": ("PIL", lambda: _module("viz.page")._thumbnail("a.png")),
     "hf/recurrent.py": ("tree_recurrence", lambda: _module("hf.recurrent")._package("Model")),
 }
 """For each module that needs a package inside of a function, what calls it, and the package."""
@@ -56,6 +55,7 @@ LISTED = {
     ("families/by_processor.py", "transformers"): "its processor is of transformers",
     ("families/options.py", "transformers"): "its processor is of transformers",
     ("check/doctor/model.py", "transformers"): "the check is skipped without it",
+    ("viz/page.py", "PIL"): "the images of a page are those of a family that takes images",
     ("sources/costs/parquet.py", "pyarrow"): "the table was read with it",
 }
 """Imports inside of functions that cannot fail there, or may, and why."""

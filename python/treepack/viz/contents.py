@@ -68,13 +68,11 @@ class Contents:
         self.stats: Mapping[str, float] = getattr(row, "stats", {})
         self.keys: list[Any] = list(getattr(row, "keys", ()))
         self.tokenizer = tokenizer
-        self.ids: Ints | None = _numbers(batch.get("input_ids"))
-        self.nodes: list[Node] = list(_nodes(self.mask))
-        self.leaves: list[Node] = _leaves(self.nodes)
-        self.images: npt.NDArray[np.bool_] = _image_tokens(self.mask, batch)
-        self.trained: npt.NDArray[np.bool_] = _trained(
-            self.mask, _numbers(batch.get("logits_to_keep")), row
-        )
+        self.ids = _numbers(batch.get("input_ids"))
+        self.nodes = list(_nodes(self.mask))
+        self.leaves = _leaves(self.nodes)
+        self.images = _image_tokens(self.mask, batch)
+        self.trained = _trained(self.mask, _numbers(batch.get("logits_to_keep")), row)
 
     def name(self, example: int) -> str:
         """What the example is called."""

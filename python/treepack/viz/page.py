@@ -11,7 +11,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from treepack._packages import needing
 from treepack.viz.contents import Contents, Node
 from treepack.viz.picture import KINDS, PALETTE, mask_picture, png, tint
 from treepack.viz.style import CSS
@@ -285,8 +284,8 @@ def _css(rgb: Any) -> str:
 
 
 def _thumbnail(image: Any) -> str:
-    with needing("viz", "a page with images"):
-        from PIL import Image
+    from PIL import Image
+
     picture = Image.open(image) if isinstance(image, (str, os.PathLike)) else image.copy()
     with picture:
         picture = picture.convert("RGB")
