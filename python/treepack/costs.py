@@ -1,4 +1,14 @@
-"""Costs that are known before anything is loaded: the public names of ``sources.costs``."""
+"""Costs that are known before anything is loaded.
+
+Public names:
+
+    measure       measure every example of a source; no pixel is decoded
+    read          a table from a file of any kind that is supported
+    from_numpy    a table from an array or an npy file
+    from_parquet  a table from a Parquet file, or from a folder of them
+    CostTable     the costs of every example; pass it as ``PackedDataset(costs=)``
+    Branches      the tokens of each branch of every example
+"""
 
 from __future__ import annotations
 

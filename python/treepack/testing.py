@@ -1,7 +1,16 @@
-"""Checks that a stream keeps its promises, for our own tests and for your data.
+"""Checks of your data, your model and this machine.
 
-Each takes a `PackedDataset`, reads it as a training job would, and raises ``AssertionError`` with
-what it saw. The dataset itself is left as it is: the checks work on copies.
+Public names:
+
+    check_exactly_once                 every example comes out once, or is counted
+    check_resume_everywhere            stopping anywhere and resuming changes nothing
+    check_same_packs_for_any_topology  packs do not depend on ranks and workers
+    check_exact                        each path of a row gets what it gets alone
+    doctor                             attention backends, compiler and speed of this machine
+    assert_batches_equal               two batches agree, bit by bit
+
+Those of a stream take a `PackedDataset`, read it as a training job would, and raise
+``AssertionError`` with what they saw. The dataset itself is left as it is: they work on copies.
 
     >>> import treepack as tp
     >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5, 2, 2)]

@@ -1,4 +1,11 @@
-"""The steps of a training loop over several ranks: one agreement each, so that no rank waits."""
+"""The steps of a training loop over several ranks: one agreement each, so that no rank waits.
+
+Public names:
+
+    steps         the packs of each optimiser step, with the sum of their loss weights
+    gather_state  the state of all ranks, for one checkpoint
+    Statistics    fill, waits and throughput of a training, for a logger
+"""
 
 from __future__ import annotations
 
@@ -22,6 +29,11 @@ from treepack.errors import DatasetError, StateError
 from treepack.options import EndOfData
 
 __all__ = ["Statistics", "gather_state", "steps"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 PATIENCE = 1_000
 """Steps in succession without weight after which the data must be wrong."""

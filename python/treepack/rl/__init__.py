@@ -1,4 +1,18 @@
-"""Reinforcement learning and preferences: each prompt, and each image of it, is computed once."""
+"""Reinforcement learning and preferences: each prompt, and each image of it, is computed once.
+
+Public names:
+
+    logprobs                     log-probabilities of many responses
+    padded_logprobs              the same of a padded batch
+    fold                         prompts and responses as packed rows
+    Folded                       what `fold` returns
+    score                        log-probabilities of folded responses
+    Scores                       what `score` returns
+    score_row                    log-probabilities of the targets of any row
+    GRPOTrainer                  TRL's, on message trees
+    TreeGRPO                     the same as a mixin, for a ``GRPOTrainer`` of your own
+    register_trl_tree_attention  for the trees of TRL's ``AsyncGRPOTrainer``
+"""
 
 from __future__ import annotations
 
