@@ -39,7 +39,7 @@ USED = ("_generate_single_turn", "_generate_and_score_completions", "_prepare_in
 
 
 if TYPE_CHECKING:
-    Trainer: Any = trl.GRPOTrainer
+    from trl import GRPOTrainer as Trainer
 else:
     Trainer = object
 
