@@ -13,11 +13,12 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def check(pytestconfig, monkeypatch):
+def check(pytestconfig, monkeypatch, tmp_path_factory):
     """Run mypy over a file; gives what it said, empty if nothing is wrong."""
     # The package that is tested, as an installed one; torch is read once for all runs.
     monkeypatch.setenv("PYTHONPATH", str(Path(treepack.__file__).parents[1]))
-    cache = pytestconfig.cache.mkdir("mypy-of-users")
+    kept = getattr(pytestconfig, "cache", None)
+    cache = kept.mkdir("mypy-of-users") if kept else tmp_path_factory.mktemp("mypy")
     options = [f"--config-file={HERE / 'users.ini'}", f"--cache-dir={cache}", "--no-error-summary"]
 
     def run(path):
