@@ -78,6 +78,8 @@ lint: setup  ## check format, lints, types and stubs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest treepack._core
+	@# Every public symbol has a type that is known; it finds the packages beside the python in PATH.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/basedpyright --verifytypes treepack --ignoreexternal > $(VENV)/types.txt || { tail -n 300 $(VENV)/types.txt; exit 1; }
 
 format:  ## format Rust and Python
 	cargo fmt --all

@@ -214,7 +214,8 @@ def _index() -> str:
     lines = [
         "# API reference",
         "",
-        "`import treepack as tp` needs numpy alone; what needs more imports it when it is used, and says which extra is missing.",
+        "`import treepack as tp` needs numpy alone; what needs more imports it when it is used,",
+        "and says which extra is missing.",
         "",
         "| | |",
         "|---|---|",

@@ -7,8 +7,8 @@ import argparse
 HEAD = """\
 # Command line
 
-`treepack` and `python -m treepack` are the same. A command ends with 0; with 1 where the data or the environment is at fault, with 2
-where the command is, and with 130 after Ctrl-C.
+`treepack` and `python -m treepack` are the same. A command ends with 0; with 1 where the data or
+the environment is at fault, with 2 where the command is, and with 130 after Ctrl-C.
 """
 
 

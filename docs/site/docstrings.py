@@ -17,7 +17,7 @@ import griffe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from docs.site import names  # noqa: E402
+from docs.site import names
 
 CODE = re.compile(r"(?<![`\[\w])`{1,2}([^`\n]+)`{1,2}(?![`\]])")
 CORE = "treepack._core"

@@ -1,10 +1,12 @@
 """Signatures of the compiled core; the documentation is in the docstrings of its classes."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, SupportsIndex, final
+from typing import Any, Final, SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
+
+from treepack.options import Effort, MaskBidirectional, Oversize, PackOrder, Solver
 
 __all__ = [
     "ANTI_CAUSAL",
@@ -80,12 +82,12 @@ class OfflinePacker:
         budgets: Mapping[str, SupportsIndex],
         costs: npt.NDArray[np.uint32],
         *,
-        order: str,
-        effort: str,
+        order: PackOrder,
+        effort: Effort,
         window: int,
         seed: int,
         early: bool,
-        oversize: str,
+        oversize: Oversize,
     ) -> OfflinePacker: ...
     def advance(self, count: int) -> bool: ...
     def finish(self) -> dict[str, Any]: ...
@@ -98,10 +100,10 @@ class Packer:
         cls,
         budgets: Mapping[str, SupportsIndex],
         pool_size: int = 48,
-        oversize: str = "raise",
+        oversize: Oversize = "raise",
         *,
         early: bool = False,
-        solver: str = "anchors",
+        solver: Solver = "anchors",
         anchors: int = 8,
         steps: int = 4_000,
         gamma: int = 16,
@@ -129,7 +131,7 @@ class TreeMask:
         lengths: npt.ArrayLike,
         parents: npt.ArrayLike,
         image_runs: npt.ArrayLike | None = None,
-        bidirectional: str = "none",
+        bidirectional: MaskBidirectional = "none",
         total: SupportsIndex | None = None,
     ) -> TreeMask: ...
     @property
@@ -139,7 +141,7 @@ class TreeMask:
     @property
     def area(self) -> int: ...
     @property
-    def bidirectional(self) -> Literal["none", "image_tokens", "within_image"]: ...
+    def bidirectional(self) -> MaskBidirectional: ...
     @property
     def n_nodes(self) -> int: ...
     @property

@@ -1,4 +1,21 @@
-"""Everything that treepack raises: each class is a ``ValueError``."""
+"""Everything that treepack raises: each class is a ``ValueError``.
+
+Public names:
+
+    TreepackError        base of all others
+    AttentionError       a call of attention, or a model, that the mask does not support
+    BatchError           trees that cannot share a row; a batch that lost a part
+    BudgetError          a budget, or another setting of a packer, out of range
+    CostError            a cost that is missing, unknown or negative
+    OversizeError        an example larger than a budget
+    DataError            a record, an image or a video that cannot be read
+    DatasetError         a source, or a setting of a dataset, that cannot work
+    FamilyError          a processor that no model family supports
+    MissingPackageError  a package that is not installed; an ``ImportError`` too
+    NotPreparedError     a packed batch met a model that is not prepared
+    StateError           a saved state of something else
+    TreeError            nodes or image runs that are no tree
+"""
 
 from __future__ import annotations
 
@@ -18,6 +35,10 @@ class AttentionError(TreepackError):
 
 class BatchError(TreepackError):
     """Trees that cannot share one row, or a batch that lost a part on its way to the model."""
+
+
+class MissingPackageError(TreepackError, ImportError):
+    """A package that is not installed; the message names the extra of treepack that brings it."""
 
 
 class NotPreparedError(BatchError, AttributeError):
@@ -47,9 +68,14 @@ __all__ = [
     "DataError",
     "DatasetError",
     "FamilyError",
+    "MissingPackageError",
     "NotPreparedError",
     "OversizeError",
     "StateError",
     "TreeError",
     "TreepackError",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

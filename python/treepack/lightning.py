@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lightning.pytorch import Callback
+from treepack._packages import needing
+
+with needing("lightning", __name__):
+    from lightning.pytorch import Callback
 
 from treepack.batch import PackedBatch
 from treepack.errors import StateError
+from treepack.options import EndOfData
 from treepack.train import agreed_steps, gather_state, mark_consumed
 
 __all__ = ["PackedSteps"]
@@ -52,9 +56,9 @@ class PackedSteps(Callback):
     """
 
     def __init__(
-        self, loader: Any, accumulate: int = 1, end: str = "stop", group: Any = None
+        self, loader: Any, accumulate: int = 1, end: EndOfData = "stop", group: Any = None
     ) -> None:
-        self.loader = Loader(loader, accumulate, end, group)
+        self.loader: Loader = Loader(loader, accumulate, end, group)
         self._dataset = getattr(loader, "dataset", loader)
         self._group = group
 
@@ -91,7 +95,7 @@ class Loader:
         group: process group of the ranks.
     """
 
-    def __init__(self, loader: Any, accumulate: int, end: str, group: Any) -> None:
+    def __init__(self, loader: Any, accumulate: int, end: EndOfData, group: Any) -> None:
         self._loader = loader
         self._options = accumulate, end, group
         # The packs of steps that have been handed out and not been trained on, the oldest first.

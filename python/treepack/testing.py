@@ -1,7 +1,16 @@
-"""Checks that a stream keeps its promises, for our own tests and for your data.
+"""Checks of your data, your model and this machine.
 
-Each takes a `PackedDataset`, reads it as a training job would, and raises ``AssertionError`` with
-what it saw. The dataset itself is left as it is: the checks work on copies.
+Public names:
+
+    check_exactly_once                 every example comes out once, or is counted
+    check_resume_everywhere            stopping anywhere and resuming changes nothing
+    check_same_packs_for_any_topology  packs do not depend on ranks and workers
+    check_exact                        each path of a row gets what it gets alone
+    doctor                             attention backends, compiler and speed of this machine
+    assert_batches_equal               two batches agree, bit by bit
+
+Those of a stream take a `PackedDataset`, read it as a training job would, and raise
+``AssertionError`` with what they saw. The dataset itself is left as it is: they work on copies.
 
     >>> import treepack as tp
     >>> source = [tp.MessageTree([1] * n) for n in (3, 4, 2, 1, 5, 2, 2)]
@@ -22,8 +31,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
+
+from treepack._packages import needing
+
+with needing("torch", __name__):
+    import torch
+    from torch.utils.data import DataLoader
 
 from treepack._lazy import lazy_names
 from treepack.batch import PackedBatch, PackedRow
@@ -45,10 +58,12 @@ __all__ = [
     "doctor",
 ]
 
-# It needs a model, and lies to the right of what this module may import.
-__getattr__, __dir__ = lazy_names(
-    __name__, {"check_exact": "treepack.check.exact", "doctor": "treepack.check.doctor"}
-)
+if not TYPE_CHECKING:
+    # It needs a model, and lies to the right of what this module may import.
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {"check_exact": "treepack.check.exact[hf]", "doctor": "treepack.check.doctor[torch]"},
+    )
 
 
 def check_exactly_once(

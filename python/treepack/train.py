@@ -1,13 +1,23 @@
-"""The steps of a training loop over several ranks: one agreement each, so that no rank waits."""
+"""The steps of a training loop over several ranks: one agreement each, so that no rank waits.
+
+Public names:
+
+    steps         the packs of each optimiser step, with the sum of their loss weights
+    gather_state  the state of all ranks, for one checkpoint
+    Statistics    fill, waits and throughput of a training, for a logger
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-import torch
-import torch.distributed as dist
+from treepack._packages import needing
+
+with needing("torch", __name__):
+    import torch
+    import torch.distributed as dist
 
 from treepack.batch import PackedBatch
 from treepack.batch.statistics import Statistics
@@ -16,8 +26,14 @@ from treepack.dataset._settings import Settings
 from treepack.dataset.sharding import Introduction, check_introductions
 from treepack.dataset.state import merge
 from treepack.errors import DatasetError, StateError
+from treepack.options import EndOfData
 
 __all__ = ["Statistics", "gather_state", "steps"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 PATIENCE = 1_000
 """Steps in succession without weight after which the data must be wrong."""
@@ -72,7 +88,7 @@ class Agreement(NamedTuple):
 
 
 def steps(
-    loader: Iterable[PackedBatch], accumulate: int = 1, end: str = "stop", group: Any = None
+    loader: Iterable[PackedBatch], accumulate: int = 1, end: EndOfData = "stop", group: Any = None
 ) -> Iterator[tuple[list[PackedBatch], float]]:
     """The packs of each optimiser step, with the sum of their loss weights over all ranks.
 
@@ -136,7 +152,7 @@ class Step(NamedTuple):
 
 
 def agreed_steps(
-    loader: Iterable[PackedBatch], accumulate: int, end: str, group: Any
+    loader: Iterable[PackedBatch], accumulate: int, end: EndOfData, group: Any
 ) -> Iterator[Step]:
     """The steps of `steps`, those without weight too; `mark_consumed` is left to the caller.
 
@@ -149,7 +165,7 @@ def agreed_steps(
     Raises:
         DatasetError: as `steps` does.
     """
-    if not isinstance(accumulate, int) or accumulate < 1 or end not in ("stop", "fill"):
+    if not isinstance(accumulate, int) or accumulate < 1 or end not in get_args(EndOfData):
         raise DatasetError(
             "accumulate must be a positive integer, and end 'stop' or 'fill'; got "
             f"{accumulate=} and {end=}"

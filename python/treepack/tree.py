@@ -6,12 +6,13 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from treepack._tree_fields import IGNORE as IGNORE
 from treepack._tree_fields import Channel as Channel
-from treepack._tree_fields import example_name as example_name
 from treepack._tree_fields import (
+    IntArray,
     read_channels,
     read_costs,
     read_ids,
@@ -22,6 +23,7 @@ from treepack._tree_fields import (
     read_token,
     read_weight,
 )
+from treepack._tree_fields import example_name as example_name
 from treepack.errors import TreeError
 
 ROOT_ONLY = ("key", "image_runs", "media", "root_positions", "costs")
@@ -113,25 +115,35 @@ class MessageTree:
         channels: Mapping[str, float | npt.ArrayLike] | None = None,
         response_id: Any = None,
     ) -> None:
-        self.key = key
-        self.tokens = read_ids("tokens", tokens, ("n",), key)
+        self.key: Any = key
+        self.tokens: IntArray = read_ids("tokens", tokens, ("n",), key)
         n = len(self.tokens)
-        self.labels = None if labels is None else read_ids("labels", labels, (n,), key)
-        self.weight = read_weight(weight, n, key)
-        self.end_target = None if end_target is None else read_token("end_target", end_target, key)
-        self.children = _children(children, key)
-        self.image_runs = None if image_runs is None else read_runs(image_runs, n, key)
-        self.media = None if media is None else read_media(media, key)
-        self.root_positions = (
+        self.labels: IntArray | None = (
+            None if labels is None else read_ids("labels", labels, (n,), key)
+        )
+        self.weight: float | npt.NDArray[np.float32] = read_weight(weight, n, key)
+        self.end_target: int | None = (
+            None if end_target is None else read_token("end_target", end_target, key)
+        )
+        self.children: tuple[MessageTree, ...] = _children(children, key)
+        self.image_runs: IntArray | None = (
+            None if image_runs is None else read_runs(image_runs, n, key)
+        )
+        self.media: dict[str, npt.NDArray[Any]] | None = (
+            None if media is None else read_media(media, key)
+        )
+        self.root_positions: IntArray | None = (
             None
             if root_positions is None
             else read_ints("root_positions", root_positions, ("A", n), key)
         )
-        self.costs = None if costs is None else read_costs(costs, key)
-        self.role = None if role is None else read_role(role, key)
+        self.costs: dict[str, int] | None = None if costs is None else read_costs(costs, key)
+        self.role: str | None = None if role is None else read_role(role, key)
         ends = end_target is not None
-        self.channels = None if channels is None else read_channels(channels, n, ends, key)
-        self.response_id = response_id
+        self.channels: dict[str, Channel] | None = (
+            None if channels is None else read_channels(channels, n, ends, key)
+        )
+        self.response_id: Any = response_id
 
     def with_key(self, key: Any) -> MessageTree:
         """The same tree under another name; arrays are shared, and this tree is unchanged.

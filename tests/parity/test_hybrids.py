@@ -15,7 +15,7 @@ from helpers.cases import FACTOR, cases
 from helpers.text_rows import distance, gradients, paths, random_trees
 from helpers.unrounded import unrounded
 from treepack.attention.formats import trl_tree_kwargs
-from treepack.errors import AttentionError, BatchError
+from treepack.errors import AttentionError, BatchError, MissingPackageError
 from treepack.hf import recurrent
 
 tree_recurrence = pytest.importorskip("tree_recurrence")
@@ -328,7 +328,7 @@ def test_what_recurrent_layers_cannot_follow_is_rejected():
 def test_a_hybrid_without_the_package_is_rejected(monkeypatch):
     model = copy.deepcopy(made("qwen3_5"))
     monkeypatch.setitem(sys.modules, "tree_recurrence", None)
-    with pytest.raises(AttentionError, match=r"recurrent layers.*treepack\[hybrid\]"):
+    with pytest.raises(MissingPackageError, match=r"recurrent layers.*treepack\[hybrid\]"):
         tp.hf.prepare(model)
     assert model.config._attn_implementation == "sdpa"
     assert not recurrent.follows(model)

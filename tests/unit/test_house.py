@@ -12,8 +12,10 @@ ROOT = Path(treepack.__file__).parent
 CHECKOUT = Path(__file__).parents[2]
 
 WINGS = [
-    {"_core", "_lazy"},
+    {"_core", "options"},
     {"errors"},
+    {"_packages"},
+    {"_lazy"},
     {"_tree_fields"},
     {"tree"},
     {"sources", "packing", "attention", "_reference"},

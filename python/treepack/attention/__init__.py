@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TreePlan", "tree_attention"]
 
-# `treepack.attention.formats` needs numpy alone, the others torch.
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {"TreePlan": "treepack.attention.plan", "tree_attention": "treepack.attention.ops"},
-)
+if not TYPE_CHECKING:
+    # `treepack.attention.formats` needs numpy alone, the others torch.
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "TreePlan": "treepack.attention.plan[torch]",
+            "tree_attention": "treepack.attention.ops[torch]",
+        },
+    )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from treepack.errors import AttentionError
+from treepack.options import AttentionBackend
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -110,7 +111,7 @@ def checked_scale(scale: Any, head_size: int) -> float:
     return _positive("scale", scale, "leave it out for D ** -0.5")
 
 
-def checked_softcap(softcap: Any, backend: str | None) -> float | None:
+def checked_softcap(softcap: Any, backend: AttentionBackend | None) -> float | None:
     """The cap of the scores.
 
     Raises:

@@ -23,6 +23,7 @@ from treepack.attention.arguments import (
 from treepack.attention.merge import merge_on
 from treepack.attention.plan import Tokens, TreePlan, read_calls
 from treepack.errors import AttentionError
+from treepack.options import AttentionBackend
 
 if TYPE_CHECKING:
     from treepack.attention.backends import Backend
@@ -42,7 +43,7 @@ def tree_attention(
     *,
     window: int | None = None,
     softcap: float | None = None,
-    backend: str | None = None,
+    backend: AttentionBackend | None = None,
 ) -> Tensor:
     """Compute ``softmax(scale * q k^T + mask) v`` over a packed row, forward and backward.
 
@@ -312,8 +313,8 @@ def _reject_second(_ctx: Any, *_grads: Tensor) -> None:
 _op = functools.partial(
     torch.library.custom_op, mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
 )
-attn_fwd = _op("treepack::attn_fwd", run_forward)
-attn_bwd = _op("treepack::attn_bwd", run_backward)
+attn_fwd: Any = _op("treepack::attn_fwd", run_forward)
+attn_bwd: Any = _op("treepack::attn_bwd", run_backward)
 attn_fwd.register_fake(_fake_forward)
 attn_bwd.register_fake(_fake_backward)
 attn_fwd.register_autograd(_backward, setup_context=_setup_context)

@@ -89,14 +89,14 @@ class TreePlan:
     def __init__(
         self, entries: torch.Tensor, host: torch.Tensor, longest: int | None = None
     ) -> None:
-        self.entries = entries
-        self.host = host
+        self.entries: torch.Tensor = entries
+        self.host: torch.Tensor = host
         # What `without_gaps` reads, so that it need not wait for a device.
         self._cpu_entries = entries
         self._gapless: TreePlan | None = None
         header = dict(zip(PLAN_HEADER, host[: len(PLAN_HEADER)].tolist(), strict=True))
         self.total: int = header["total"]
-        self.longest = self.total if longest is None else longest
+        self.longest: int = self.total if longest is None else longest
         self.window: int | None = header["window"] or None
         _mark_dynamic(entries, host)
 

@@ -17,6 +17,7 @@ from treepack.batch.packed_batch import PackedBatch
 from treepack.batch.packed_row import PackedRow
 from treepack.batch.stand_in import StandIn
 from treepack.errors import BatchError
+from treepack.options import Bidirectional, MediumKind
 
 if TYPE_CHECKING:
     from treepack.tree import MessageTree
@@ -28,7 +29,7 @@ class CollateFamily(Protocol):
     """What `collate` needs of a model family; see `treepack.families.Family`."""
 
     @property
-    def bidirectional(self) -> str:
+    def bidirectional(self) -> Bidirectional:
         """Which image tokens see later ones, as `collate` names it."""
 
     def collate(
@@ -50,11 +51,11 @@ def collate(
     *,
     family: CollateFamily | None = None,
     total: int | None = None,
-    bidirectional: str | None = None,
+    bidirectional: Bidirectional | None = None,
     budgets: Mapping[str, int] | None = None,
     state: Any = None,
     sliding_windows: Iterable[int] = (),
-    vision_on_every_row: bool | Collection[str] = False,
+    vision_on_every_row: bool | MediumKind | Collection[MediumKind] = False,
 ) -> PackedBatch:
     """Lay message trees one after the other into a row that a model takes.
 
@@ -105,7 +106,7 @@ def collate(
     filler = _fill_tokens(row.trees, family, vision_on_every_row)
     if total is None:
         row.total += len(filler)
-    mode = bidirectional or (family.bidirectional if family else "none")
+    mode: Bidirectional = bidirectional or (family.bidirectional if family else "none")
     mask, sliding_mask = row.masks(mode)
     targets = row.targets(mask)
     batch = _inputs(row, mask, targets, family, filler, _media(row, family, vision_on_every_row))

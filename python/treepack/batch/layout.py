@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from treepack._core import TreeMask
 from treepack.errors import BatchError, TreeError
+from treepack.options import Bidirectional, MaskBidirectional
 from treepack.tree import IGNORE, MessageTree, example_name
 
-SLIDING = "within_image_sliding"
+SLIDING: Final = "within_image_sliding"
 """Mode of rows in which image tokens see ahead in layers with a sliding window, in no others."""
 
-PREFIX = "prefix"
-WITHIN = "within_image"
+PREFIX: Final = "prefix"
+WITHIN: Final = "within_image"
 """Mode of rows in which each token of a root sees all of that root."""
 
-MODES = ("none", "image_tokens", WITHIN, SLIDING, PREFIX)
+MODES: tuple[Bidirectional, ...] = get_args(Bidirectional)
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -55,7 +56,7 @@ class RowLayout:
     """
 
     def __init__(self, trees: Iterable[MessageTree], total: int | None = None) -> None:
-        self.trees = _checked(trees)
+        self.trees: list[MessageTree] = _checked(trees)
         self.nodes: list[MessageTree] = []
         self.parents: list[int] = []
         self.starts: list[int] = []
@@ -68,7 +69,7 @@ class RowLayout:
                 self.parents.append(parent if parent < 0 else parent + first)
                 used += len(node.tokens)
         self.used = used
-        self.total = used if total is None else _checked_total(total)
+        self.total: int = used if total is None else _checked_total(total)
         if self.total < used:
             raise BatchError(
                 f"{len(self.trees)} trees have {used} tokens, the row has room for {self.total}; "
@@ -97,7 +98,7 @@ class RowLayout:
         """Whether some tree has media, or tokens of images."""
         return any(tree.media or tree.image_runs is not None for tree in self.trees)
 
-    def masks(self, bidirectional: str) -> tuple[TreeMask, TreeMask | None]:
+    def masks(self, bidirectional: Bidirectional) -> tuple[TreeMask, TreeMask | None]:
         """The mask of the row, and that of layers with a sliding window.
 
         The second is ``None`` where it is the same and any model may have layers that see so.
@@ -112,7 +113,7 @@ class RowLayout:
             return mask, mask
         return self._mask(bidirectional), None
 
-    def _mask(self, bidirectional: str, runs: Int64 | None = None) -> TreeMask:
+    def _mask(self, bidirectional: MaskBidirectional, runs: Int64 | None = None) -> TreeMask:
         lengths = np.fromiter(map(_length, self.nodes), np.int64, len(self.nodes))
         runs = self._image_runs() if runs is None else runs
         return TreeMask.from_nodes(lengths, np.array(self.parents), runs, bidirectional, self.total)
@@ -217,7 +218,7 @@ class RowLayout:
         }
 
 
-def check_mask(tree: MessageTree, bidirectional: str) -> None:
+def check_mask(tree: MessageTree, bidirectional: Bidirectional) -> None:
     """Reject a tree whose nodes or image runs no mask can express.
 
     Raises:

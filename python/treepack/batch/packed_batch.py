@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from treepack.batch._transfer import pack_tensors, unpack_tensors
 from treepack.batch.packed_row import PackedRow
+from treepack.batch.stand_in import StandIn
 from treepack.errors import BatchError
 
 
@@ -43,6 +44,29 @@ class PackedBatch(dict[str, Any]):
         >>> batch["input_ids"].tolist(), batch["loss_weights"].tolist()
         ([[1, 2, 3]], [[1.0, 1.0]])
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, key: Literal["treepack"], /) -> PackedRow: ...
+
+        @overload
+        def __getitem__(
+            self,
+            key: Literal["input_ids", "position_ids", "logits_to_keep", "targets", "loss_weights"],
+            /,
+        ) -> torch.Tensor: ...
+
+        @overload
+        def __getitem__(self, key: Literal["labels", "attention_mask"], /) -> StandIn: ...
+
+        @overload
+        def __getitem__(self, key: Literal["use_cache"], /) -> bool: ...
+
+        @overload
+        def __getitem__(self, key: str, /) -> Any: ...
+
+        def __getitem__(self, key: str, /) -> Any: ...
 
     def to(
         self,

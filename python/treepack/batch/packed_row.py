@@ -16,6 +16,7 @@ from treepack.attention import TreePlan
 from treepack.attention.arguments import checked_window
 from treepack.batch.layout import PREFIX
 from treepack.errors import AttentionError, BatchError
+from treepack.options import Bidirectional
 
 if TYPE_CHECKING:
     from treepack.attention.flex import Blocks
@@ -95,27 +96,29 @@ class PackedRow:
         target_counts: npt.NDArray[np.int64] | None = None,
         roles: Sequence[str | None] | None = None,
         sliding_mask: TreeMask | None = None,
-        bidirectional: str | None = None,
+        bidirectional: Bidirectional | None = None,
         waits: Sequence[int] = (),
         channels: Mapping[str, torch.Tensor] | None = None,
         response_ids: Sequence[Any] | None = None,
     ) -> None:
-        self.mask = mask
-        self.plan = plan
-        self.keys = list(keys)
-        self.stats = dict(stats or {})
+        self.mask: TreeMask = mask
+        self.plan: TreePlan = plan
+        self.keys: list[Any] = list(keys)
+        self.stats: dict[str, float] = dict(stats or {})
         self._state = state
         if target_counts is None:
             target_counts = np.zeros(mask.n_nodes, np.int64)
-        self.target_counts = target_counts
-        self.roles = None if roles is None else tuple(roles)
-        self.sliding_mask = sliding_mask
-        self.bidirectional = bidirectional
-        self.waits = list(waits)
-        self.channels = dict(channels or {})
-        self.response_ids = None if response_ids is None else tuple(response_ids)
+        self.target_counts: npt.NDArray[np.int64] = target_counts
+        self.roles: tuple[str | None, ...] | None = None if roles is None else tuple(roles)
+        self.sliding_mask: TreeMask | None = sliding_mask
+        self.bidirectional: Bidirectional | None = bidirectional
+        self.waits: list[int] = list(waits)
+        self.channels: dict[str, torch.Tensor] = dict(channels or {})
+        self.response_ids: tuple[Any, ...] | None = (
+            None if response_ids is None else tuple(response_ids)
+        )
         runs = sliding_mask or mask
-        self.longest_image = int((runs.run_end - runs.run_start).max(initial=0))
+        self.longest_image: int = int((runs.run_end - runs.run_start).max(initial=0))
         # By window; made when they are asked for, unless `collate` was told of them.
         self._windows = dict(windows or {})
         # By window, ``None`` for the whole row; not moved with the row, but made anew.

@@ -8,8 +8,8 @@ these two hold a `StandIn`, and reading it is an error. A prepared model reads n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, NoReturn
 
 from treepack.errors import BatchError, NotPreparedError
 
@@ -69,7 +69,9 @@ class StandIn:
         """Itself: ``{name: value.to(device) for ...}`` moves a batch and reads nothing."""
         return self
 
-    cpu = cuda = pin_memory = to
+    cpu: ClassVar[Callable[..., StandIn]] = to
+    cuda: ClassVar[Callable[..., StandIn]] = to
+    pin_memory: ClassVar[Callable[..., StandIn]] = to
 
     def __hash__(self) -> int:
         return hash(self._name)

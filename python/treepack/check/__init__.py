@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ExactReport", "check_exact", "learn"]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "ExactReport": "treepack.check.exact",
-        "check_exact": "treepack.check.exact",
-        "learn": "treepack.check.learn",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "ExactReport": "treepack.check.exact[hf]",
+            "check_exact": "treepack.check.exact[hf]",
+            "learn": "treepack.check.learn[hf]",
+        },
+    )

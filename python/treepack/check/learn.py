@@ -20,6 +20,7 @@ from treepack.families.chat_format import ChatFormat
 from treepack.families.joins import Join, join
 from treepack.families.learned import Facts, LearnedFamily
 from treepack.hf.model import is_packed, prepare, restore
+from treepack.options import Bidirectional, MediumKind
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.media import cut
 from treepack.sources.records.base import Turn
@@ -33,7 +34,7 @@ SIZES = ((240, 366), (582, 138), (198, 198), (900, 300), (64, 640), (33, 47), (1
 FRAMES = ((16, 24, 32), (16, 16, 16))
 """Frames of films: unequal ones first; some models take films of one length only."""
 
-GROUPS = ("none", "within_image", "image_tokens", "within_image_sliding")
+GROUPS: tuple[Bidirectional, ...] = ("none", "within_image", "image_tokens", "within_image_sliding")
 """Which image tokens may see later ones."""
 
 SAME = 1e-5
@@ -141,7 +142,7 @@ class _Learner:
             positions=_positions(self.model),
         )
 
-    def with_kind(self, facts: Facts, kind: str) -> Facts:
+    def with_kind(self, facts: Facts, kind: MediumKind) -> Facts:
         """What is known with one more kind of media, or why it does not work."""
         reason = ""
         for media in _media(kind):
@@ -248,7 +249,7 @@ class _Learner:
         check_exact(self.model, family, examples, gradients=False)
 
 
-def _media(kind: str) -> Iterator[Media]:
+def _media(kind: MediumKind) -> Iterator[Media]:
     rng = np.random.default_rng(0)
 
     def medium(*shape: int) -> Medium:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from treepack._packages import missing
 from treepack.cli.arguments import add_command
 
 EXAMPLE = """\
@@ -26,7 +27,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table; end with 1 if something is wrong."""
     if importlib.util.find_spec("torch") is None:
-        raise ImportError("doctor needs torch 2.11 or later: pip install torch")
+        raise missing("torch", "treepack doctor", "torch")
     from treepack.check.doctor import doctor
 
     found = doctor(speed=not options.no_speed)

@@ -8,14 +8,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treepack._packages import needing
 from treepack.errors import FamilyError
+from treepack.options import OnError
 
 if TYPE_CHECKING:
     from treepack.families import Family
     from treepack.sources.conversations import GroupedConversations
 
 
-def open_records(options: argparse.Namespace, on_error: str = "raise") -> GroupedConversations:
+def open_records(options: argparse.Namespace, on_error: OnError = "raise") -> GroupedConversations:
     """The examples of the files."""
     from treepack.sources.conversations import group_conversations
 
@@ -30,7 +32,7 @@ def find_family(options: argparse.Namespace) -> Family:
 
     Raises:
         FamilyError: there is no processor, or no family supports it.
-        ImportError: transformers is not installed.
+        MissingPackageError: transformers is not installed.
     """
     from treepack import families
 
@@ -41,12 +43,8 @@ def load_processor(name: str) -> Any:
     """The processor, or the tokenizer of a text model, of a folder or of the Hub."""
     # Its advice on what to install is not about this.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
+    with needing("hf", "reading a processor"):
         import transformers
-    except ImportError as error:
-        raise ImportError(
-            "reading a processor needs transformers: pip install 'treepack[hf]'"
-        ) from error
     is_path = name.startswith((".", "/", "~")) or name.endswith("/")
     folder = Path(name).expanduser()
     if is_path and not folder.is_dir():

@@ -11,5 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PackedDataset"]
 
-# A state is read without torch, which the dataset itself needs.
-__getattr__, __dir__ = lazy_names(__name__, {"PackedDataset": "treepack.dataset.dataset"})
+if not TYPE_CHECKING:
+    # A state is read without torch, which the dataset itself needs.
+    __getattr__, __dir__ = lazy_names(
+        __name__, {"PackedDataset": "treepack.dataset.dataset[torch]"}
+    )

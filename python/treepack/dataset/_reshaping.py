@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from treepack.dataset._settings import positive
 from treepack.errors import BudgetError, DatasetError
+from treepack.options import Oversize
 
 if TYPE_CHECKING:
     from treepack.families import Family
 
-REST = ("raise", "drop", "alone")
+REST = get_args(Oversize)
 
 
 def check_oversize(oversize: Any, packs: Any) -> tuple[bool, str]:

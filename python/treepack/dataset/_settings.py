@@ -15,6 +15,7 @@ from treepack._core import Packer
 from treepack.dataset.sharding import Introduction, SentShard, find_shard
 from treepack.dataset.shards.given import GivenPacks
 from treepack.errors import BudgetError, DatasetError
+from treepack.options import Bidirectional, MediumKind
 from treepack.sources.protocol import OrderedSource, is_map_style
 
 if TYPE_CHECKING:
@@ -113,9 +114,9 @@ class Settings:
     shuffle: bool
     epochs: int | None
     pad_to_budget: bool
-    bidirectional: str | None
+    bidirectional: Bidirectional | None
     sliding_windows: tuple[int, ...]
-    vision_on_every_row: bool | tuple[str, ...] | None
+    vision_on_every_row: bool | tuple[MediumKind, ...] | None
     transform: Callable[[MessageTree], MessageTree] | None
     why_not_resumable: str | None
     source_start: Any
@@ -233,7 +234,7 @@ def _given_family(processor: Any, family: str | Family | None, chat: Any) -> Fam
     return find(processor, family, chat=chat)
 
 
-def check_fill(fill: Any, family: Family | None) -> bool | tuple[str, ...] | None:
+def check_fill(fill: Any, family: Family | None) -> bool | tuple[MediumKind, ...] | None:
     """Kinds of media for which every row runs the vision tower; ``None`` stays undecided.
 
     Raises:
@@ -250,11 +251,11 @@ def check_fill(fill: Any, family: Family | None) -> bool | tuple[str, ...] | Non
     if fill is not True:
         fill = (fill,) if isinstance(fill, str) else tuple(fill)
     family.fill_cost(fill)
-    return cast("bool | tuple[str, ...]", fill)
+    return cast("bool | tuple[MediumKind, ...]", fill)
 
 
 def packed_budgets(
-    budgets: Mapping[str, int], family: Family | None, fill: bool | tuple[str, ...] | None
+    budgets: Mapping[str, int], family: Family | None, fill: bool | tuple[MediumKind, ...] | None
 ) -> dict[str, int]:
     """What of each budget is left for examples: the smallest media must fit into every row."""
     if family is None or not fill:

@@ -88,7 +88,7 @@ class BalancedShard(Shard):
         if trees and self._checker is not None:
             self._check(trees, self._checker, self._plan.entries[0][0].position)
             trees = self._loaded
-        self.waits = self._plan.waits if trees else []
+        self.waits: list[int] = self._plan.waits if trees else []
         return trees
 
     def _check(self, trees: list[MessageTree], checker: PackShard, position: int) -> None:

@@ -34,6 +34,7 @@ from treepack.dataset.progress import Progress
 from treepack.dataset.resumable import Resumable
 from treepack.dataset.sharding import check_shard
 from treepack.errors import DatasetError
+from treepack.options import Bidirectional, MediumKind, OnCostMismatch, OnError, OversizeOrSplit
 from treepack.sources.protocol import check_source, find_start, is_map_style
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         [[0, 1], [2, 3, 4]]
     """
 
+    settings: Settings
+
     def __init__(
         self,
         source: Any,
@@ -160,14 +163,14 @@ class PackedDataset(Resumable, IterableDataset[PackedBatch]):  # type: ignore[mi
         seed: int = 0,
         shuffle: bool = True,
         epochs: int | None = 1,
-        oversize: str | Sequence[str] = "raise",
+        oversize: OversizeOrSplit = "raise",
         max_branch_tokens: int | None = None,
-        on_error: str = "raise",
-        on_cost_mismatch: str = "raise",
+        on_error: OnError = "raise",
+        on_cost_mismatch: OnCostMismatch = "raise",
         pad_to_budget: bool = False,
-        bidirectional: str | None = None,
+        bidirectional: Bidirectional | None = None,
         sliding_windows: Sequence[int] = (),
-        vision_on_every_row: bool | Sequence[str] | None = None,
+        vision_on_every_row: bool | MediumKind | Sequence[MediumKind] | None = None,
         transform: Callable[[MessageTree], MessageTree] | None = None,
         packer: Mapping[str, Any] | None = None,
     ) -> None:

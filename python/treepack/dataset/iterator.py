@@ -40,7 +40,7 @@ from treepack.families.row_inputs import media_kinds
 from treepack.sources.protocol import is_map_style
 from treepack.tree import MessageTree
 
-log = logging.getLogger("treepack")
+log: logging.Logger = logging.getLogger("treepack")
 
 
 class UndecidedError(DatasetError):

@@ -32,6 +32,7 @@ from treepack.dataset.sharding import Ownership, check_scope, next_shard
 from treepack.dataset.state import (
     Iteration,
     Scope,
+    ShardState,
     check_fingerprint,
     check_state,
     is_balanced,
@@ -183,7 +184,7 @@ class Consumed:
         self.shard = shard
         # The iteration of each worker that was heard of, by owners and owner.
         self.iterations: dict[tuple[int, int], Iteration | None] = {}
-        self.shards = shards_of(start)
+        self.shards: dict[int, ShardState] = shards_of(start)
         # Of the batch that was counted last.
         self.latest: Mapping[str, Any] | None = None
 

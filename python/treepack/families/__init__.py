@@ -1,4 +1,17 @@
-"""Model families: one module each, found by its name or by the class of the processor."""
+"""Model families: one module each, found by its name or by the class of the processor.
+
+Public names:
+
+    find             the family that supports a processor
+    families         every family by name
+    learn            a family for a model that none is declared for
+    LearnedFamily    what `learn` returns; it can be saved as JSON
+    ChatFormat       how turns are written
+    Family           base of all families
+    ProcessorFamily  base of those whose processor makes the root
+    MediumFamily     base of those that measure each medium themselves
+    Join             how one of a model's inputs is joined over media
+"""
 
 from __future__ import annotations
 
@@ -30,8 +43,9 @@ __all__ = [
     "learn",
 ]
 
-# It needs a model, and lies to the right of what this wing may import.
-__getattr__, __dir__ = lazy_names(__name__, {"learn": "treepack.check.learn"})
+if not TYPE_CHECKING:
+    # It needs a model, and lies to the right of what this wing may import.
+    __getattr__, __dir__ = lazy_names(__name__, {"learn": "treepack.check.learn[hf]"})
 
 
 def families() -> dict[str, type[Family]]:

@@ -42,6 +42,7 @@ from treepack.families.options import Options, checked_options, cut_clip, sample
 from treepack.families.roots import LoadedRoot, MeasuredRoot, Outline
 from treepack.families.row_inputs import RowInputs
 from treepack.families.sharing import grow, may_share, told
+from treepack.options import Bidirectional
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.images import image_size
 from treepack.sources.media import cut, show
@@ -129,7 +130,7 @@ class Family(RowInputs, ABC):
 
     processors: ClassVar[tuple[str, ...]]
     vision_cost: ClassVar[str]
-    bidirectional: ClassVar[str] = "none"
+    bidirectional: ClassVar[Bidirectional] = "none"
     image_options: ClassVar[tuple[str, ...]] = ()
     video_options: ClassVar[tuple[str, ...]] = ("start", "end", "fps", "num_frames")
     clip_counts_from_zero: ClassVar[bool] = False

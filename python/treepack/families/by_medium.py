@@ -90,7 +90,7 @@ class MediumFamily(Family):
         super().__init__(processor, chat)
         tokenizer = self.tokenizer
         chat = chat or replace(suitable_format(tokenizer), media_first=self.media_first)
-        self.writer = ChatWriter(tokenizer, chat)
+        self.writer: ChatWriter = ChatWriter(tokenizer, chat)
         self.start: list[int] = []
         self._images: dict[tuple[Any, ...], MeasuredVisual] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from treepack.families.markup import FormatMarkup, render_whole, template_of
 from treepack.families.roots import MOST_MEASURED, LoadedRoot, MeasuredRoot, Root, token_runs
 from treepack.families.row_inputs import Filler
 from treepack.families.turns import TurnWriter
+from treepack.options import MediumKind
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.images import load_image, load_rgb
 from treepack.sources.records.base import Turn
@@ -84,7 +85,7 @@ class ProcessorFamily(Family):
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
         super().__init__(processor, chat)
-        self.writer = self._writer(chat)
+        self.writer: TurnWriter = self._writer(chat)
         self._measured: dict[Any, MeasuredRoot] = {}
         self._fill: dict[str, Filler] = {}
 
@@ -226,7 +227,7 @@ class ProcessorFamily(Family):
         if kind not in self._fill:
             *frames, height, width = self.smallest[kind]
             black = np.zeros((*frames, height, width, 3), np.uint8)
-            example = Conversations([[Turn("", "")]], [Medium(kind, black)])
+            example = Conversations([[Turn("", "")]], [Medium(cast("MediumKind", kind), black)])
             made = self.load_root(example, self._see(example))
             features = np.isin(made.root.tokens, self.feature_ids())
             tokens = made.root.tokens[features]

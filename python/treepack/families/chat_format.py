@@ -132,7 +132,7 @@ class ChatWriter:
         self.tokenizer = tokenizer
         self.chat = chat
         self._markup: dict[str, list[int]] = {}
-        self.end = self._end()
+        self.end: int = self._end()
 
     def markup(self, text: str) -> list[int]:
         """Tokens of markup, in which special tokens are meant."""

@@ -11,7 +11,7 @@ class Cohere2Vision(ProcessorFamily):
     """Command A Vision of transformers (``Cohere2VisionForConditionalGeneration``)."""
 
     name = "cohere2_vision"
-    processors = ("Cohere2VisionProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("Cohere2VisionProcessor",)
     vision_cost = "tiles"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
 

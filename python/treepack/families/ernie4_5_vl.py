@@ -16,7 +16,7 @@ class Ernie45VL(GridFamily):
     """ERNIE 4.5-VL of transformers (``Ernie4_5_VLMoeForConditionalGeneration``)."""
 
     name = "ernie4_5_vl"
-    processors = ("Ernie4_5_VLMoeProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("Ernie4_5_VLMoeProcessor",)
     smallest: ClassVar[Mapping[str, tuple[int, ...]]] = {
         "image": (32, 32),
         "video": (PAIR, 32, 32),

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 from treepack.families.by_processor import ProcessorFamily
+from treepack.options import Bidirectional
 
 
 class Gemma3(ProcessorFamily):
     """Gemma 3 of transformers (``Gemma3ForConditionalGeneration``)."""
 
     name = "gemma3"
-    processors = ("Gemma3Processor",)
+    processors: ClassVar[tuple[str, ...]] = ("Gemma3Processor",)
     vision_cost = "crops"
-    bidirectional = "within_image"
+    bidirectional: ClassVar[Bidirectional] = "within_image"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
 
     def feature_ids(self) -> tuple[int, ...]:

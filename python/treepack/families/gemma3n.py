@@ -11,11 +11,11 @@ class Gemma3n(ProcessorFamily):
     """Gemma 3n of transformers (``Gemma3nForConditionalGeneration``), without audio."""
 
     name = "gemma3n"
-    processors = ("Gemma3nProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("Gemma3nProcessor",)
     vision_cost = "images"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
     # Its model takes them and does nothing with them.
-    not_inputs = ("token_type_ids",)
+    not_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids",)
 
 
 FAMILY = Gemma3n

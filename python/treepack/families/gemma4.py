@@ -17,7 +17,7 @@ class Gemma4(ProcessorFamily):
     """
 
     name = "gemma4"
-    processors = ("Gemma4Processor",)
+    processors: ClassVar[tuple[str, ...]] = ("Gemma4Processor",)
     vision_cost = "images"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "image_position_ids"),

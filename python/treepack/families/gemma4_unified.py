@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from treepack.families.gemma4 import Gemma4
+from treepack.options import Bidirectional
 
 
 class Gemma4Unified(Gemma4):
@@ -14,8 +17,8 @@ class Gemma4Unified(Gemma4):
     """
 
     name = "gemma4_unified"
-    processors = ("Gemma4UnifiedProcessor",)
-    bidirectional = "within_image"
+    processors: ClassVar[tuple[str, ...]] = ("Gemma4UnifiedProcessor",)
+    bidirectional: ClassVar[Bidirectional] = "within_image"
 
 
 FAMILY = Gemma4Unified

@@ -20,7 +20,7 @@ class Glm4v(GridFamily):
     """
 
     name = "glm4v"
-    processors = ("Glm4vProcessor", "Glm46VProcessor")
+    processors: ClassVar[tuple[str, ...]] = ("Glm4vProcessor", "Glm46VProcessor")
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": (PIXELS, GRID)}
     frames_apart = True
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from treepack.families.smolvlm import SmolVLM
 
 
@@ -9,7 +11,7 @@ class Idefics3(SmolVLM):
     """Idefics 3 of transformers (``Idefics3ForConditionalGeneration``)."""
 
     name = "idefics3"
-    processors = ("Idefics3Processor",)
+    processors: ClassVar[tuple[str, ...]] = ("Idefics3Processor",)
 
 
 FAMILY = Idefics3

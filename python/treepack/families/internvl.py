@@ -11,7 +11,7 @@ class InternVL(ProcessorFamily):
     """InternVL 3 and 3.5 of transformers (``InternVLForConditionalGeneration``)."""
 
     name = "internvl"
-    processors = ("InternVLProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("InternVLProcessor",)
     vision_cost = "tiles"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
 

@@ -11,13 +11,13 @@ class KimiK25(ProcessorFamily):
     """Kimi K2.5 and K2.6 of transformers (``Kimi_K25ForConditionalGeneration``)."""
 
     name = "kimi_k25"
-    processors = ("Kimi_K25Processor",)
+    processors: ClassVar[tuple[str, ...]] = ("Kimi_K25Processor",)
     vision_cost = "patches"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "image_grid_thw"),
         "video": ("pixel_values_videos", "video_grid_thw"),
     }
-    not_inputs = ("num_chunks_per_video",)
+    not_inputs: ClassVar[tuple[str, ...]] = ("num_chunks_per_video",)
 
 
 FAMILY = KimiK25

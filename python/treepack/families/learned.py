@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from treepack.errors import DataError, FamilyError
 from treepack.families.base import Array, Int64, Seen
@@ -17,6 +17,7 @@ from treepack.families.chat_format import ChatFormat
 from treepack.families.grids import on_three_axes
 from treepack.families.joins import Join
 from treepack.families.row_inputs import media_kinds
+from treepack.options import Bidirectional
 from treepack.sources.conversations import Conversations, Medium
 from treepack.sources.media import cut
 from treepack.tree import MessageTree
@@ -45,7 +46,7 @@ class Facts(NamedTuple):
     processor: str
     media_names: dict[str, tuple[str, ...]]
     joins: Mapping[str, Join] = MappingProxyType({})
-    bidirectional: str = "none"
+    bidirectional: Bidirectional = "none"
     features: tuple[int, ...] = ()
     positions: tuple[str, str, str, str, str] | None = None
     rejected: Mapping[str, str] = MappingProxyType({})
@@ -73,7 +74,7 @@ class LearnedFamily(ProcessorFamily):
     """
 
     name = "learned"
-    processors = ()
+    processors: ClassVar[tuple[str, ...]] = ()
     vision_cost = "units"
 
     def __init__(self, processor: Any, facts: Facts, chat: ChatFormat | None = None) -> None:
@@ -82,7 +83,7 @@ class LearnedFamily(ProcessorFamily):
                 f"the family was learnt from a {facts.processor}, and this is a "
                 f"{type(processor).__name__}; learn it from this one"
             )
-        self.facts = facts._replace(joins=dict(facts.joins), rejected=dict(facts.rejected))
+        self.facts: Facts = facts._replace(joins=dict(facts.joins), rejected=dict(facts.rejected))
         # Other families declare these for their class.
         self.__dict__.update(
             media_names=dict(facts.media_names),

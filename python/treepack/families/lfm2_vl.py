@@ -11,7 +11,7 @@ class Lfm2VL(ProcessorFamily):
     """LFM2-VL of transformers (``Lfm2VlForConditionalGeneration``)."""
 
     name = "lfm2_vl"
-    processors = ("Lfm2VlProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("Lfm2VlProcessor",)
     vision_cost = "tiles"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "pixel_attention_mask", "spatial_shapes")

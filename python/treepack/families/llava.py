@@ -15,7 +15,7 @@ class Llava(ProcessorFamily):
     """
 
     name = "llava"
-    processors = ("LlavaProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("LlavaProcessor",)
     vision_cost = "images"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
 

@@ -18,7 +18,7 @@ class LlavaNext(ProcessorFamily):
     """
 
     name = "llava_next"
-    processors = ("LlavaNextProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("LlavaNextProcessor",)
     vision_cost = "crops"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values", "image_sizes")}
 

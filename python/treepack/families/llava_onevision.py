@@ -19,7 +19,7 @@ class LlavaOnevision(ProcessorFamily):
     """
 
     name = "llava_onevision"
-    processors = ("LlavaOnevisionProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("LlavaOnevisionProcessor",)
     vision_cost = "crops"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "image_sizes", "batch_num_images"),

@@ -163,7 +163,7 @@ class FormatMarkup:
     def __init__(self, chat: ChatFormat, placeholders: Mapping[str, str], end: str) -> None:
         self.chat = chat
         self.placeholders = placeholders
-        self.end = end if chat.end is None else chat.end
+        self.end: str = end if chat.end is None else chat.end
 
     def cut(self, shape: Shape) -> Markup:
         """The markup of a conversation.

@@ -12,7 +12,7 @@ class MiniCPMV(ProcessorFamily):
     """MiniCPM-V 4.6 of transformers (``MiniCPMV4_6ForConditionalGeneration``)."""
 
     name = "minicpm_v"
-    processors = ("MiniCPMV4_6Processor",)
+    processors: ClassVar[tuple[str, ...]] = ("MiniCPMV4_6Processor",)
     vision_cost = "pixels"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
     joins: ClassVar[dict[str, Join]] = {

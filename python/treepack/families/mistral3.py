@@ -15,7 +15,7 @@ class Mistral3(ProcessorFamily):
     """Mistral 3 of transformers (``Mistral3ForConditionalGeneration``), also Pixtral in LLaVA."""
 
     name = "mistral3"
-    processors = ("PixtralProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("PixtralProcessor",)
     vision_cost = "patches"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values", "image_sizes")}
 

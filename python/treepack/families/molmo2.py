@@ -15,6 +15,7 @@ from treepack.families.chat_format import ChatFormat, token_id
 from treepack.families.options import NO_OPTIONS, Options
 from treepack.families.roots import LoadedRoot, Root, VisualTokens, token_runs
 from treepack.families.row_inputs import Filler
+from treepack.options import Bidirectional
 from treepack.sources.conversations import Conversations
 from treepack.sources.videos import Clip
 from treepack.tree import MessageTree
@@ -33,27 +34,27 @@ class Molmo2(MediumFamily):
     """
 
     name = "molmo2"
-    processors = ("Molmo2Processor",)
+    processors: ClassVar[tuple[str, ...]] = ("Molmo2Processor",)
     vision_cost = "crops"
-    bidirectional = "image_tokens"
+    bidirectional: ClassVar[Bidirectional] = "image_tokens"
     media_first = True
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", POOLING, "image_grids")
     }
-    image_options = ("max_crops",)
+    image_options: ClassVar[tuple[str, ...]] = ("max_crops",)
     clip_counts_from_zero = True
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
         super().__init__(processor, chat)
         tokenizer = processor.tokenizer
         bos = tokenizer.bos_token_id
-        self.start = [tokenizer.eos_token_id if bos is None else bos]
-        self.patch = self.token("<im_patch>")
-        self.column = self.token("<im_col>")
-        self.image_end = self.token("<im_end>")
-        self.image_start = self.token("<im_start>")
+        self.start: list[int] = [tokenizer.eos_token_id if bos is None else bos]
+        self.patch: int = self.token("<im_patch>")
+        self.column: int = self.token("<im_col>")
+        self.image_end: int = self.token("<im_end>")
+        self.image_start: int = self.token("<im_start>")
         # Only some settings need it.
-        self.low_start = token_id(tokenizer, "<low_res_im_start>")
+        self.low_start: int | None = token_id(tokenizer, "<low_res_im_start>")
 
     @property
     def default_fps(self) -> float:

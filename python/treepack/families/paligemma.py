@@ -12,6 +12,7 @@ from treepack.families.base import Array, Int64, Seen
 from treepack.families.by_processor import ProcessorFamily
 from treepack.families.chat_format import ChatFormat, MeasuredBranch, Written
 from treepack.families.turns import TurnWriter
+from treepack.options import Bidirectional
 from treepack.sources.conversations import Conversations
 from treepack.sources.records.base import Turn
 from treepack.tree import IGNORE, example_name
@@ -74,12 +75,12 @@ class PaliGemma(ProcessorFamily):
     """
 
     name = "paligemma"
-    processors = ("PaliGemmaProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("PaliGemmaProcessor",)
     vision_cost = "images"
-    bidirectional = "prefix"
+    bidirectional: ClassVar[Bidirectional] = "prefix"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {"image": ("pixel_values",)}
     # The model makes a mask of them, and the row has its own.
-    not_inputs = ("token_type_ids",)
+    not_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids",)
 
     def _writer(self, chat: ChatFormat | None) -> TurnWriter:
         if chat is not None:

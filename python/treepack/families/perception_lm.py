@@ -13,7 +13,7 @@ class PerceptionLM(ProcessorFamily):
     """PerceptionLM of transformers (``PerceptionLMForConditionalGeneration``)."""
 
     name = "perception_lm"
-    processors = ("PerceptionLMProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("PerceptionLMProcessor",)
     vision_cost = "tiles"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,9 +20,9 @@ class Qwen25VL(GridFamily):
     """
 
     name = "qwen2_5_vl"
-    processors = ("Qwen2_5_VLProcessor",)
-    not_inputs = ("second_per_grid_ts",)
-    tokens_per_second = 2.0
+    processors: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLProcessor",)
+    not_inputs: ClassVar[tuple[str, ...]] = ("second_per_grid_ts",)
+    tokens_per_second: ClassVar[float] = 2.0
 
     def intervals(self, made: Mapping[str, Array]) -> Sequence[float]:
         """Positions between the temporal patches of each video."""

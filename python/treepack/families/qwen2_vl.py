@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from treepack.families.grids import GridFamily
 
 
@@ -9,7 +11,7 @@ class Qwen2VL(GridFamily):
     """Qwen2-VL of transformers (``Qwen2VLForConditionalGeneration``)."""
 
     name = "qwen2_vl"
-    processors = ("Qwen2VLProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("Qwen2VLProcessor",)
 
 
 FAMILY = Qwen2VL

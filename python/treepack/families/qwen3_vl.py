@@ -32,22 +32,26 @@ class Qwen3VL(MediumFamily):
     """
 
     name = "qwen3_vl"
-    processors = ("Qwen3VLProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("Qwen3VLProcessor",)
     vision_cost = "patches"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "image_grid_thw"),
         "video": ("pixel_values_videos", "video_grid_thw"),
     }
-    image_options = ("min_pixels", "max_pixels")
-    video_options = (*MediumFamily.video_options, "min_pixels", "max_pixels")
-    default_fps = 24.0
+    image_options: ClassVar[tuple[str, ...]] = ("min_pixels", "max_pixels")
+    video_options: ClassVar[tuple[str, ...]] = (
+        *MediumFamily.video_options,
+        "min_pixels",
+        "max_pixels",
+    )
+    default_fps: float = 24.0
 
     def __init__(self, processor: Any, chat: ChatFormat | None = None) -> None:
         super().__init__(processor, chat)
-        self.image_pad = self.token(processor.image_token)
-        self.video_pad = self.token(processor.video_token)
-        self.vision_start = self.token(processor.vision_start_token)
-        self.vision_end = self.token(processor.vision_end_token)
+        self.image_pad: int = self.token(processor.image_token)
+        self.video_pad: int = self.token(processor.video_token)
+        self.vision_start: int = self.token(processor.vision_start_token)
+        self.vision_end: int = self.token(processor.vision_end_token)
 
     def measure_image(self, height: int, width: int, options: Options = NO_OPTIONS) -> VisualTokens:
         """One span of ``patches / merge ** 2`` image tokens."""

@@ -12,7 +12,7 @@ class SmolVLM(ProcessorFamily):
     """SmolVLM of transformers (``SmolVLMForConditionalGeneration``); frames of videos are tiles."""
 
     name = "smolvlm"
-    processors = ("SmolVLMProcessor",)
+    processors: ClassVar[tuple[str, ...]] = ("SmolVLMProcessor",)
     vision_cost = "tiles"
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "pixel_attention_mask")

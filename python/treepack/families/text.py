@@ -17,7 +17,7 @@ class Text(ProcessorFamily):
     """
 
     name = "text"
-    processors = ("PreTrainedTokenizerBase",)
+    processors: ClassVar[tuple[str, ...]] = ("PreTrainedTokenizerBase",)
     media_names: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     @property

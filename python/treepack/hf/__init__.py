@@ -1,4 +1,16 @@
-"""Hugging Face: prepare a model for packed message trees, and what comes with it."""
+"""Hugging Face: prepare a model for packed message trees, and what comes with it.
+
+Public names:
+
+    prepare          make a model train on packed rows
+    restore          undo that, for good or for the block of a ``with`` statement
+    PackedTrainer    ``Trainer`` for `PackedDataset`
+    weighted_loss    the loss of a row from its logits
+    token_logprobs   log-probabilities, and entropies, of the targets of a row
+    molmo2_weights   weights of branches as in Molmo2, for ``PackedDataset(transform=)``
+    sliding_windows  windows of a model's attention layers, for ``PackedDataset``
+    register         make the attention known to transformers; `prepare` does
+"""
 
 from __future__ import annotations
 
@@ -24,16 +36,17 @@ __all__ = [
     "weighted_loss",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "PackedTrainer": "treepack.hf.trainer",
-        "molmo2_weights": "treepack.hf.loss",
-        "prepare": "treepack.hf.model",
-        "register": "treepack.hf.attention",
-        "restore": "treepack.hf.model",
-        "sliding_windows": "treepack.hf.model",
-        "token_logprobs": "treepack.hf.logprobs",
-        "weighted_loss": "treepack.hf.loss",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "PackedTrainer": "treepack.hf.trainer[hf]",
+            "molmo2_weights": "treepack.hf.loss",
+            "prepare": "treepack.hf.model[hf]",
+            "register": "treepack.hf.attention[hf]",
+            "restore": "treepack.hf.model[hf]",
+            "sliding_windows": "treepack.hf.model[hf]",
+            "token_logprobs": "treepack.hf.logprobs",
+            "weighted_loss": "treepack.hf.loss",
+        },
+    )

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from treepack._packages import needing
 from treepack.attention import backends
 from treepack.attention.ops import tree_attention
 from treepack.batch.layout import PREFIX, WITHIN
 from treepack.errors import AttentionError
 from treepack.hf.checks import sees_ahead
 from treepack.hf.sequence.shard import Shard
+from treepack.options import AttentionBackend
 
 NAME = "treepack"
 
@@ -26,7 +28,7 @@ UNSUPPORTED = {
 """Arguments by which models change what attention computes, and what they ask for."""
 
 
-def register(backend: str | None = None) -> str:
+def register(backend: AttentionBackend | None = None) -> str:
     """Make ``attn_implementation={"text_config": "treepack"}`` known to transformers.
 
     `prepare` calls it; call it yourself for a model without a language-model head. The mask comes
@@ -53,8 +55,8 @@ def register(backend: str | None = None) -> str:
         >>> "treepack" in AttentionInterface()
         True
     """
-    from transformers import AttentionInterface
-
+    with needing("hf", "treepack.hf.register"):
+        from transformers import AttentionInterface
     if backend is None:
         AttentionInterface.register(NAME, tree_attention_forward)
         return NAME
@@ -77,7 +79,7 @@ def tree_attention_forward(
     treepack: Any = None,
     is_causal: bool | None = None,
     softcap: float | None = None,
-    backend: str | None = None,
+    backend: AttentionBackend | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend over a packed row, as transformers calls it; whatever cannot be exact is rejected.

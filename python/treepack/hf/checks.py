@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from treepack.batch.layout import PREFIX, SLIDING, WITHIN
 from treepack.errors import AttentionError
+from treepack.options import AttentionBackend, Bidirectional
 
 EXACT = {"full_attention", "attention", "full", "sliding_attention", "mlp", "moe"}
 """Layer types in which a token sees all tokens before it, those in a window, or none."""
@@ -61,10 +62,10 @@ class Seen(NamedTuple):
     text: Any
     decoder: Any
     layers: list[Any]
-    backend: str | None
+    backend: AttentionBackend | None
 
 
-def check_model(model: Any, backend: str | None) -> None:
+def check_model(model: Any, backend: AttentionBackend | None) -> None:
     """Reject what a packed row cannot compute exactly; nothing is changed.
 
     Raises:
@@ -322,7 +323,7 @@ def attention_layers(model: Any) -> Iterator[Any]:
     return (m for m in model.modules() if getattr(m, "is_causal", None) is True)
 
 
-def sees_ahead(config: Any) -> str | None:
+def sees_ahead(config: Any) -> Bidirectional | None:
     """How image tokens see later ones, as `collate` names it, where a text configuration says it.
 
     Args:

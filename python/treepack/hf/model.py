@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
 
-from treepack.errors import AttentionError
+from treepack.errors import AttentionError, MissingPackageError
 from treepack.hf import foreign, recurrent
 from treepack.hf.checks import (
     attention_layers,
@@ -21,13 +21,12 @@ from treepack.hf.head import hooks as head_hooks
 from treepack.hf.sequence import hooks as sequence_hooks
 from treepack.hf.sequence.checks import check_shared
 from treepack.hf.sequence.group import SequenceGroup
+from treepack.options import AttentionBackend, Logits
 
 if TYPE_CHECKING:
     from torch import nn
 
     Model = TypeVar("Model", bound=nn.Module)
-
-Logits = Literal["full", "deferred"]
 
 RECORD = "_treepack_prepared"
 """Attribute of a model with what `prepare` changed, so that `restore` can undo it."""
@@ -60,7 +59,7 @@ class Restored:
 
 def prepare(
     model: Model,
-    backend: str | None = None,
+    backend: AttentionBackend | None = None,
     *,
     logits: Logits = "full",
     sequence_parallel: Any = None,
@@ -227,7 +226,11 @@ def _base_of(model: Any) -> Any:
 
 
 def _set_up(
-    base: Any, backend: str | None, logits: Logits, ranks: SequenceGroup | None, unchecked: bool
+    base: Any,
+    backend: AttentionBackend | None,
+    logits: Logits,
+    ranks: SequenceGroup | None,
+    unchecked: bool,
 ) -> None:
     from treepack.hf.attention import register
     from treepack.hf.loss import weighted_loss, weighted_loss_of_row
@@ -250,7 +253,7 @@ def _set_up(
             head_hooks.defer(base)
         if ranks is not None:
             sequence_hooks.share(base, ranks)
-    except AttentionError:
+    except (AttentionError, MissingPackageError):
         _record(base, before)
         _undo(base)
         delattr(base, RECORD)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from treepack._packages import needing
 from treepack.errors import AttentionError, BatchError
 from treepack.hf.checks import text_model
 
@@ -166,14 +167,9 @@ def _install(decoder: nn.Module, name: str) -> Any:
 
 
 def _package(name: str) -> Any:
-    try:
+    what = f"{name} with its recurrent layers (linear attention, Mamba or convolutions)"
+    with needing("hybrid", what):
         import tree_recurrence
-    except ImportError as error:
-        raise AttentionError(
-            f"{name} has recurrent layers (linear attention, Mamba or convolutions), which follow "
-            "a packed row through the package tree-recurrence; install it: "
-            "pip install 'treepack[hybrid]'"
-        ) from error
     return tree_recurrence
 
 

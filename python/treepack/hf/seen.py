@@ -8,7 +8,7 @@ from treepack.batch import PackedBatch
 from treepack.batch.statistics import Statistics
 from treepack.errors import DatasetError
 
-log = logging.getLogger("treepack")
+log: logging.Logger = logging.getLogger("treepack")
 
 RATE = "train_samples_per_second"
 

@@ -17,6 +17,7 @@ from treepack.measuring.bar import progress_bar
 from treepack.measuring.measurer import Piece, Task, names_of_first
 from treepack.measuring.parts import Parts
 from treepack.measuring.workers import Range, count_workers, measure_here, measure_in_workers
+from treepack.options import OnError
 from treepack.sources.costs import Branches, CostTable, from_parquet
 from treepack.sources.costs.parquet import BRANCH_TOKENS
 from treepack.sources.protocol import check_source, is_map_style
@@ -33,7 +34,7 @@ def measure(
     out: str | os.PathLike[str] | None = None,
     names: Sequence[str] | None = None,
     shapes: bool = True,
-    on_error: str = "raise",
+    on_error: OnError = "raise",
     progress: bool | None = None,
     ray: bool = False,
 ) -> CostTable:
@@ -74,7 +75,7 @@ def measure(
         CostError: parts of a run with other settings lie beside ``out``.
         DataError: an example that cannot be measured, by name; or a worker that died.
         DatasetError: a source that is not read by index, or that cannot be sent to workers.
-        ImportError: pyarrow or ray is not installed, and was asked for.
+        MissingPackageError: pyarrow or ray is not installed, and was asked for.
 
     Example:
         >>> import treepack as tp

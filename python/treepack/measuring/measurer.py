@@ -13,7 +13,7 @@ from treepack.dataset import PackedDataset
 from treepack.dataset.shards.examples import Arrival, Examples
 from treepack.dataset.shards.parts import joined_of
 from treepack.dataset.shards.readers import IndexedReader
-from treepack.errors import CostError
+from treepack.errors import CostError, MissingPackageError
 from treepack.measuring.shapes import SHAPES, Shape, shape_of_outline, shape_of_tree
 from treepack.packing.splitting import stays_with
 from treepack.sources.costs.branches import Branches, Lengths
@@ -79,7 +79,7 @@ class Measurer:
         self.task = task
         budgets = dict.fromkeys(task.names, ANY)
         dataset = PackedDataset(task.source, budgets=budgets, family=task.family)
-        self.examples = _Outlining(dataset.settings)
+        self.examples: _Outlining = _Outlining(dataset.settings)
 
     def measure(self, start: int, end: int) -> Piece:
         """The costs of the examples ``start`` to ``end - 1``.
@@ -92,7 +92,7 @@ class Measurer:
             try:
                 name, cost, branches = self._measure(index)
             except Exception as error:
-                if not self.task.skips:
+                if not self.task.skips or isinstance(error, MissingPackageError):
                     raise
                 name, cost = str(index), dict.fromkeys(self.task.columns, UNKNOWN)
                 reasons[index], branches = str(error)[:REASON_LENGTH], ([], None, None)

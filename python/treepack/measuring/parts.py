@@ -47,10 +47,10 @@ class Parts:
     def __init__(self, out: Path, about: Mapping[str, Any], n: int, chunk: int) -> None:
         pyarrow(f"writing {out}")
         self.out = out
-        self.folder = out.with_name(f"{out.name}.parts")
+        self.folder: Path = out.with_name(f"{out.name}.parts")
         self.n = n
-        self.about = json.loads(json.dumps(about))
-        self.chunk = self._begin(chunk)
+        self.about: Any = json.loads(json.dumps(about))
+        self.chunk: int = self._begin(chunk)
 
     def _begin(self, chunk: int) -> int:
         note = self.folder / ABOUT

@@ -8,6 +8,7 @@ import numpy as np
 
 from treepack.batch.layout import PREFIX, SLIDING, RowLayout
 from treepack.families.roots import Outline
+from treepack.options import Bidirectional
 from treepack.tree import MessageTree
 
 SHAPES = ("branches", "targets", "pairs")
@@ -28,7 +29,7 @@ class Shape(NamedTuple):
     pairs: int
 
 
-def shape_of_outline(outline: Outline, bidirectional: str) -> Shape | None:
+def shape_of_outline(outline: Outline, bidirectional: Bidirectional) -> Shape | None:
     """The shape of an example that is not loaded; ``None`` if its images are not known.
 
     Args:
@@ -45,7 +46,7 @@ def shape_of_outline(outline: Outline, bidirectional: str) -> Shape | None:
     return Shape(len(outline.branches), outline.targets, pairs)
 
 
-def shape_of_tree(tree: MessageTree, bidirectional: str) -> Shape:
+def shape_of_tree(tree: MessageTree, bidirectional: Bidirectional) -> Shape:
     """The shape of an example that is loaded.
 
     Args:
@@ -59,7 +60,7 @@ def shape_of_tree(tree: MessageTree, bidirectional: str) -> Shape:
     return Shape(leaves, len(targets.token), mask.area)
 
 
-def _pairs_ahead(outline: Outline, bidirectional: str) -> int | None:
+def _pairs_ahead(outline: Outline, bidirectional: Bidirectional) -> int | None:
     """Pairs of a token of the root with a later one."""
     if bidirectional in ("none", SLIDING):
         return 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from treepack import errors
+from treepack._packages import needing
 from treepack.errors import TreepackError
 from treepack.measuring.measurer import Measurer, Piece, Task
 from treepack.sources.costs.branches import Branches, Lengths
@@ -25,7 +26,7 @@ class MeasureBatch:
     """
 
     def __init__(self, task: Task) -> None:
-        self.measurer = Measurer(task)
+        self.measurer: Measurer = Measurer(task)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Costs of the examples whose indices stand in the column ``id``."""
@@ -63,14 +64,12 @@ def measure_with_ray(task: Task, n: int, workers: int | None, chunk: int) -> Ite
         chunk: examples that an actor is given at once.
 
     Raises:
-        ImportError: ray is not installed.
+        MissingPackageError: ray is not installed.
         TreepackError: an example cannot be measured, and the task does not skip such.
     """
-    try:
+    with needing("ray", "ray=True"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise ImportError("ray=True needs Ray Data: pip install 'treepack[ray]'") from error
     if not ray.is_initialized():
         ray.init()
     actors = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -28,16 +28,17 @@ __all__ = [
     "simulate",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "Advice": "treepack.packing.advice",
-        "Balance": "treepack.packing.balance",
-        "FrontierPoint": "treepack.packing.outcome",
-        "Packs": "treepack.packing.packs",
-        "PoolOutcome": "treepack.packing.outcome",
-        "Simulation": "treepack.packing.simulation",
-        "pack": "treepack.packing.offline",
-        "simulate": "treepack.packing.simulation",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Advice": "treepack.packing.advice",
+            "Balance": "treepack.packing.balance",
+            "FrontierPoint": "treepack.packing.outcome",
+            "Packs": "treepack.packing.packs",
+            "PoolOutcome": "treepack.packing.outcome",
+            "Simulation": "treepack.packing.simulation",
+            "pack": "treepack.packing.offline",
+            "simulate": "treepack.packing.simulation",
+        },
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from treepack.options import AdviceKind
 from treepack.packing.examples import Examples
 from treepack.packing.outcome import FrontierPoint, PoolOutcome
 from treepack.packing.shares import percent
@@ -31,7 +32,7 @@ class Advice:
         numbers: what the text says, by name.
     """
 
-    kind: str
+    kind: AdviceKind
     text: str
     numbers: dict[str, Any] = field(default_factory=dict)
 

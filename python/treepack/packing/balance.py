@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from treepack._core import permute
 from treepack.errors import BudgetError
+from treepack.options import BalanceSync
 
 Int64 = npt.NDArray[np.int64]
 
@@ -67,7 +68,7 @@ class Balance:
     accumulate: int = 1
     window: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
-    sync: str = "step"
+    sync: BalanceSync = "step"
 
     def __post_init__(self) -> None:
         if self.window is None:
@@ -77,7 +78,7 @@ class Balance:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise BudgetError(f"{name} of Balance must be a positive integer, got {value!r}")
-        if self.sync not in ("step", "micro"):
+        if self.sync not in get_args(BalanceSync):
             raise BudgetError(f"sync of Balance must be 'step' or 'micro', got {self.sync!r}")
 
 

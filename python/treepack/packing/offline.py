@@ -6,13 +6,14 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from treepack._core import OfflinePacker
 from treepack.errors import BudgetError, CostError, OversizeError
+from treepack.options import Effort, OnError, OversizeOrSplit, PackOrder
 from treepack.packing.packs import Packs, of_parts
 from treepack.packing.splitting import Expanded, expand, not_split, split_hint
 
@@ -40,13 +41,13 @@ def pack(
     costs: HasColumns | Mapping[str, npt.ArrayLike],
     budgets: Mapping[str, SupportsIndex],
     *,
-    order: str = "shuffled",
+    order: PackOrder = "shuffled",
     window: int | None = None,
     seed: int = 0,
     early: bool | None = None,
-    effort: str = "fast",
-    oversize: str | tuple[str, str] = "raise",
-    on_error: str = "raise",
+    effort: Effort = "fast",
+    oversize: OversizeOrSplit = "raise",
+    on_error: OnError = "raise",
     progress: bool | Progress = False,
 ) -> Packs:
     """Pack a whole data set whose costs are known.
@@ -115,7 +116,7 @@ def pack(
     return of_parts(_made(core.finish(), columns, settings, None, n), found, kept, total)
 
 
-def _settings(order: str, window: int | None, n: int, seed: int) -> dict[str, Any]:
+def _settings(order: PackOrder, window: int | None, n: int, seed: int) -> dict[str, Any]:
     if window is None:
         window = 48 if order == "kept" else max(n, 1)
     return {
@@ -193,9 +194,9 @@ def _run(core: OfflinePacker, chunk: int, progress: bool | Progress) -> None:
         report(done, done)
 
 
-def _measured(costs: Any, on_error: str) -> npt.NDArray[np.intp] | None:
+def _measured(costs: Any, on_error: OnError) -> npt.NDArray[np.intp] | None:
     """Indices of the examples that have costs; ``None`` if all have."""
-    if on_error not in ("raise", "skip"):
+    if on_error not in get_args(OnError):
         raise CostError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     missing: Any = getattr(costs, "unmeasured", ())
     if not len(missing):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from treepack._packages import needing
 from treepack.errors import DataError
 from treepack.packing.splitting import Expanded
 
@@ -104,7 +105,7 @@ class Packs:
             path: of the file. One that is there is replaced once the new one is whole.
 
         Raises:
-            ImportError: the name ends with ``.parquet`` and pyarrow is not installed.
+            MissingPackageError: the name ends with ``.parquet`` and pyarrow is not installed.
             OSError: the file cannot be written.
 
         Example:
@@ -146,7 +147,7 @@ class Packs:
         Raises:
             DataError: a file of something else, of another version, or whose packs contradict
                 themselves.
-            ImportError: a Parquet file, and pyarrow is not installed.
+            MissingPackageError: a Parquet file, and pyarrow is not installed.
             OSError: there is no such file, or it cannot be read.
 
         Example:
@@ -187,9 +188,9 @@ def _check_members(members: npt.NDArray[np.int64]) -> None:
 
 
 def _write_parquet(path: Path, packs: Packs, facts: str) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    with needing("data", "writing Parquet files"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     numbers = np.repeat(np.arange(len(packs)), np.diff(packs.offsets))
     columns = {"pack": pa.array(numbers), "example": pa.array(packs.members)}
     if packs.part_offsets is not None:
@@ -200,10 +201,10 @@ def _write_parquet(path: Path, packs: Packs, facts: str) -> None:
 
 
 def _read_parquet(path: Path) -> Read:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
+    with needing("data", "reading Parquet files"):
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
     try:
         table = pq.ParquetFile(path).read()
     except pa.ArrowInvalid as error:

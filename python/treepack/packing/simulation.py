@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from treepack._core import Packer
 from treepack.errors import BudgetError, CostError
+from treepack.options import SimulatedOversize
 from treepack.packing.advice import Advice, advise, round_up
 from treepack.packing.balance import Balance, imbalance
 from treepack.packing.examples import Examples, step_costs
@@ -81,7 +82,7 @@ def simulate(
     sample: int | None = SAMPLE,
     weights: Mapping[str, float] | None = None,
     packer: Mapping[str, Any] | None = None,
-    oversize: str = "drop",
+    oversize: SimulatedOversize = "drop",
 ) -> Simulation:
     """Pack a data set's costs with several pool sizes and budgets, and say what to change.
 
@@ -172,8 +173,8 @@ def _found(
     return _with_advice(found, table)
 
 
-def _check_oversize(oversize: str) -> None:
-    if oversize not in ("drop", "split"):
+def _check_oversize(oversize: SimulatedOversize) -> None:
+    if oversize not in get_args(SimulatedOversize):
         raise BudgetError(f"oversize must be 'drop' or 'split', got {oversize!r}")
 
 

@@ -1,16 +1,30 @@
-"""Reinforcement learning and preferences: each prompt, and each image of it, is computed once."""
+"""Reinforcement learning and preferences: each prompt, and each image of it, is computed once.
+
+Public names:
+
+    logprobs                     log-probabilities of many responses
+    padded_logprobs              the same of a padded batch
+    fold                         prompts and responses as packed rows
+    Folded                       what `fold` returns
+    score                        log-probabilities of folded responses
+    Scores                       what `score` returns
+    score_row                    log-probabilities of the targets of any row
+    GRPOTrainer                  TRL's, on message trees
+    TreeGRPO                     the same as a mixin, for a ``GRPOTrainer`` of your own
+    register_trl_tree_attention  for the trees of TRL's ``AsyncGRPOTrainer``
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from treepack._lazy import lazy_names
-from treepack.rl.fold import Folded, fold
-from treepack.rl.logprobs import Scores, logprobs, padded_logprobs, score, score_row
-from treepack.rl.trl_attention import register_trl_tree_attention
 
 if TYPE_CHECKING:
+    from treepack.rl.fold import Folded, fold
     from treepack.rl.grpo import GRPOTrainer, TreeGRPO
+    from treepack.rl.logprobs import Scores, logprobs, padded_logprobs, score, score_row
+    from treepack.rl.trl_attention import register_trl_tree_attention
 
 __all__ = [
     "Folded",
@@ -25,7 +39,19 @@ __all__ = [
     "score_row",
 ]
 
-# They import TRL.
-__getattr__, __dir__ = lazy_names(
-    __name__, dict.fromkeys(("GRPOTrainer", "TreeGRPO"), "treepack.rl.grpo")
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Folded": "treepack.rl.fold[torch]",
+            "GRPOTrainer": "treepack.rl.grpo[rl]",
+            "Scores": "treepack.rl.logprobs[torch]",
+            "TreeGRPO": "treepack.rl.grpo[rl]",
+            "fold": "treepack.rl.fold[torch]",
+            "logprobs": "treepack.rl.logprobs[torch]",
+            "padded_logprobs": "treepack.rl.logprobs[torch]",
+            "register_trl_tree_attention": "treepack.rl.trl_attention[rl]",
+            "score": "treepack.rl.logprobs[torch]",
+            "score_row": "treepack.rl.logprobs[torch]",
+        },
+    )

@@ -12,6 +12,7 @@ import torch
 
 from treepack.batch import PackedBatch, collate
 from treepack.errors import BatchError
+from treepack.options import Bidirectional
 from treepack.rl.groups import Group, groups_of
 from treepack.rl.trie import targets_of, tree_of
 from treepack.tree import IGNORE
@@ -118,7 +119,7 @@ def fold(
     family: Family | None = None,
     max_tokens: int | None = None,
     forks_early: bool = False,
-    bidirectional: str | None = None,
+    bidirectional: Bidirectional | None = None,
 ) -> Folded:
     """Fold prompts and their responses into packed rows in which each prompt stands once.
 

@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from treepack._packages import needing
 from treepack.errors import BatchError
 from treepack.hf.model import is_packed, prepare, restore
 from treepack.rl.logprobs import padded_logprobs
 from treepack.rl.trl_media import KNOWN, media_by_sample
 
-try:
+with needing("rl", "treepack.rl.GRPOTrainer"):
     import trl
     from trl.trainer.utils import (
         split_pixel_values_by_grid,
         split_tensor_dict,
         unsplit_pixel_values_by_grid,
     )
-except ImportError as error:
-    raise ImportError(
-        "treepack.rl.GRPOTrainer needs TRL; install it with the extra: pip install 'treepack[rl]'"
-    ) from error
 
 ASKED = (
     "self",
@@ -42,7 +39,7 @@ USED = ("_generate_single_turn", "_generate_and_score_completions", "_prepare_in
 
 
 if TYPE_CHECKING:
-    Trainer: Any = trl.GRPOTrainer
+    from trl import GRPOTrainer as Trainer
 else:
     Trainer = object
 

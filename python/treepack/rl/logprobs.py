@@ -12,6 +12,7 @@ from treepack.errors import BatchError
 from treepack.hf.checks import sees_ahead
 from treepack.hf.logprobs import token_logprobs
 from treepack.hf.model import is_packed
+from treepack.options import Bidirectional
 from treepack.rl.fold import Folded, fold
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def score_row(
     return Scores(both[0][0], both[1][0])
 
 
-def _sees_ahead(model: Any) -> str | None:
+def _sees_ahead(model: Any) -> Bidirectional | None:
     config = getattr(model, "module", model).config
     return sees_ahead(config.get_text_config())
 

@@ -8,9 +8,11 @@ import numpy as np
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from treepack._core import TreeMask
+from treepack._packages import needing
 from treepack.attention import TreePlan
 from treepack.batch.packed_row import PackedRow
 from treepack.hf.attention import register, tree_attention_forward
+from treepack.options import AttentionBackend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +24,7 @@ _ROWS = WeakTensorKeyDictionary()
 """The rows that are in use, by TRL's index of each, which lives as long as its row."""
 
 
-def register_trl_tree_attention(backend: str | None = None) -> None:
+def register_trl_tree_attention(backend: AttentionBackend | None = None) -> None:
     """Let TRL's ``AsyncGRPOTrainer`` compute its trees with `treepack.tree_attention`.
 
     TRL gathers keys and values of each path and needs a kernel of FlashAttention 3. Afterwards its
@@ -44,9 +46,9 @@ def register_trl_tree_attention(backend: str | None = None) -> None:
         >>> AttentionInterface()["tree_fa3"].__module__
         'treepack.rl.trl_attention'
     """
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-
+    with needing("rl", "treepack.rl.register_trl_tree_attention"):
+        from transformers import AttentionInterface
+        from transformers.masking_utils import AttentionMaskInterface
     register(backend)
 
     def attend(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
@@ -71,7 +73,7 @@ def _attend(
     tree_kv_index: Tensor,
     tree_cu_seqlens_q: Tensor,
     tree_cu_seqlens_k: Tensor,
-    backend: str | None = None,
+    backend: AttentionBackend | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     row = _ROWS.get(tree_kv_index)

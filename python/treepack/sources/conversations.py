@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, get_args, overload
 
 from treepack.errors import DataError, DatasetError
+from treepack.options import MediumKind, OnError, TextBeforeMedia
 from treepack.sources.grouping import find_groups
 from treepack.sources.records.base import KINDS, Medium, Record, Turn, shown
 from treepack.sources.records.reader import RecordFormat, RecordReader, join_records
@@ -24,6 +25,10 @@ __all__ = [
     "group_conversations",
     "read_record",
 ]
+
+
+GivenTurn: TypeAlias = tuple[str, str] | tuple[str, str, float]
+GivenMedium: TypeAlias = tuple[MediumKind, Any] | tuple[MediumKind, Any, Mapping[str, float] | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +75,20 @@ class Conversations:
     roles: Sequence[str | None] = ()
     channels: Mapping[str, Sequence[float]] = field(default_factory=dict)
     response_ids: Sequence[Any] = ()
+
+    if TYPE_CHECKING:
+        # Turns and media may be given as plain tuples, and are read back as what they are.
+        def __init__(
+            self,
+            branches: Iterable[Iterable[GivenTurn]],
+            media: Iterable[GivenMedium] = (),
+            texts: Iterable[str] = (),
+            system: str = "",
+            key: Any = None,
+            roles: Iterable[str | None] = (),
+            channels: Mapping[str, Iterable[float]] = ...,
+            response_ids: Iterable[Any] = (),
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         name = example_name(self.key)
@@ -167,9 +186,9 @@ def group_conversations(
     records: str | os.PathLike[str] | Iterable[Any],
     images: str | os.PathLike[str] | None = None,
     *,
-    on_error: str = "raise",
+    on_error: OnError = "raise",
     format: RecordFormat = None,  # noqa: A002 (the word that data sets use)
-    text_before_media: str | None = None,
+    text_before_media: TextBeforeMedia | None = None,
     by_question: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> GroupedConversations:
@@ -225,7 +244,7 @@ def group_conversations(
         >>> len(source), source[0].key, [turns[0].question for turns in source[0].branches]
         (1, 'cat.png', ['What is it?', 'Its colour?'])
     """
-    if on_error not in ("raise", "skip"):
+    if on_error not in get_args(OnError):
         raise DatasetError(f"on_error must be 'raise' or 'skip', got {shown(on_error)}")
     for option, value in (("images", images), ("cache", cache)):
         if value is not None and not isinstance(value, (str, os.PathLike)):
@@ -243,19 +262,25 @@ class GroupedConversations(Sequence[Conversations]):
         skipped: records that made no sense and were left out.
     """
 
-    def __init__(self, store: Store, reader: RecordReader, on_error: str) -> None:
+    def __init__(self, store: Store, reader: RecordReader, on_error: OnError) -> None:
         self.store = store
         self.reader = reader
         self._groups = find_groups(store, reader, on_error == "skip")
-        self.skipped = self._groups.skipped
+        self.skipped: int = self._groups.skipped
 
     def __len__(self) -> int:
         return len(self._groups.ends)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Conversations: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Conversations]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Conversations | list[Conversations]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
         index = range(len(self))[index]
-        if isinstance(index, range):
-            return [self[i] for i in index]
         records, parts, ends, _ = self._groups
         members = slice(ends[index - 1] if index else 0, ends[index])
         found = zip(records[members].tolist(), parts[members].tolist(), strict=True)

@@ -15,7 +15,7 @@ from treepack.errors import DataError
 from treepack.sources.records.reader import RecordReader, group_of
 from treepack.sources.stores.base import Store
 
-logger = logging.getLogger("treepack")
+logger: logging.Logger = logging.getLogger("treepack")
 
 
 class Groups(NamedTuple):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from treepack._packages import needing
 from treepack.sources.media import UInt8, check_array, opened, reading
 
 if TYPE_CHECKING:
@@ -37,35 +39,38 @@ def image_size(value: Any, name: str) -> tuple[int, int]:
         return size[::-1] if _orientation(image) in TRANSPOSED else size
 
 
+@functools.cache
+def _pillow() -> Any:
+    with needing("hf", "reading images"):
+        import PIL.Image
+        import PIL.ImageOps
+    return PIL
+
+
 def load_image(value: Any, name: str) -> Image:
     """The image with its pixels, upright; same arguments and errors as `image_size`.
 
     Pixels of 16 bits become 8, 65535 as white; all other kinds stay as they are.
     """
-    from PIL import ImageOps
-
     with _image(value, name) as image:
         turns = _orientation(image) > 1
         image.load()
-        return _eight_bits(ImageOps.exif_transpose(image) if turns else image)
+        return _eight_bits(_pillow().ImageOps.exif_transpose(image) if turns else image)
 
 
 def load_rgb(value: Any, name: str) -> UInt8:
     """Pixels uint8 ``[H, W, 3]`` of an image; what is transparent becomes white."""
-    import PIL.Image
-
     image = load_image(value, name)
     if "A" in image.getbands() or "transparency" in image.info:
         above = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", above.size, (255, 255, 255, 255))
-        image = PIL.Image.alpha_composite(white, above)
+        white = _pillow().Image.new("RGBA", above.size, (255, 255, 255, 255))
+        image = _pillow().Image.alpha_composite(white, above)
     return np.asarray(image.convert("RGB"))
 
 
 @contextmanager
 def _image(value: Any, name: str) -> Iterator[Image]:
-    import PIL.Image
-
+    PIL = _pillow()
     with reading("image", value, name):
         if isinstance(value, PIL.Image.Image):
             _check_range(value)
@@ -90,13 +95,12 @@ def _check_range(image: Image) -> None:
 
 
 def _eight_bits(image: Image) -> Image:
-    import PIL.Image
-
     if not image.mode.startswith("I"):
         return image
     # PIL itself would make white of everything above 255.
     pixels = np.asarray(image).astype(np.uint32)
-    return PIL.Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
+    scaled = ((pixels * 255 + 32767) // 65535).astype(np.uint8)
+    return cast("Image", _pillow().Image.fromarray(scaled))
 
 
 def _orientation(image: Image) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from treepack.errors import DataError
+from treepack.errors import DataError, MissingPackageError
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -66,7 +66,7 @@ def reading(kind: str, value: Any, name: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes a `DataError` that names the example and the medium."""
     try:
         yield
-    except DataError:
+    except (DataError, MissingPackageError):
         raise
     except FileNotFoundError as error:
         raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
@@ -56,17 +56,17 @@ class Mixture(OrderedSource):
                 f"sources is a {type(sources).__name__}; name each source, and give its weight "
                 'under the same name: Mixture({"a": source, ...}, {"a": 1, ...})'
             )
-        self.sources = dict(sources)
-        self.shares = _shares(self.sources, weights)
+        self.sources: dict[str, Any] = dict(sources)
+        self.shares: list[int] = _shares(self.sources, weights)
         # The number in the mixture of the first example of each source, and the end.
-        self.starts = [0, *accumulate(len(source) for source in self.sources.values())]
+        self.starts: list[int] = [0, *accumulate(len(source) for source in self.sources.values())]
         self._names = list(self.sources)
         self._parts = list(self.sources.values())
         # The same for the draws of a block, before they are shuffled.
         self._first_slots = [0, *accumulate(self.shares)]
         measured = [hasattr(source, "measure") for source in self._parts]
         if all(measured):
-            self.measure = self._measure
+            self.measure: Callable[[int], Mapping[str, int]] = self._measure
         elif any(measured):
             have = [name for name in self._names if hasattr(self.sources[name], "measure")]
             raise DatasetError(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from treepack._packages import needing
 from treepack.errors import DataError
 from treepack.sources.images import image_size, load_rgb
 from treepack.sources.media import UInt8, check_array, opened, reading, show
@@ -236,12 +237,8 @@ class _Turn(NamedTuple):
 
 @contextmanager
 def _video(value: Any, name: str) -> Iterator[tuple[Any, Any]]:
-    try:
+    with needing("video", f"{name}: reading video files"):
         import av
-    except ImportError as error:
-        raise DataError(
-            f"{name}: reading video files needs PyAV: pip install 'treepack[video]'"
-        ) from error
     with reading("video", value, name), av.open(opened(value)) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")

@@ -77,15 +77,19 @@ class Contents:
         self.mask: TreeMask = mask
         self.stats: Mapping[str, float] = getattr(row, "stats", {})
         self.keys: list[Any] = list(getattr(row, "keys", ()))
-        self.tokenizer = tokenizer
-        self.ids = _numbers(batch.get("input_ids"))
-        self.nodes = list(_nodes(self.mask))
-        self.leaves = _leaves(self.nodes)
-        self.branches = Counter(leaf.example for leaf in self.leaves)
-        self.tags = _tags(row, len(self.nodes))
+        self.tokenizer: Any = tokenizer
+        self.ids: Ints | None = _numbers(batch.get("input_ids"))
+        self.nodes: list[Node] = list(_nodes(self.mask))
+        self.leaves: list[Node] = _leaves(self.nodes)
+        self.branches: Counter[int] = Counter(leaf.example for leaf in self.leaves)
+        self.tags: list[str] = _tags(row, len(self.nodes))
+        self.media: Kinds
+        self.is_guess: bool
         self.media, self.is_guess = _media(self.mask, batch, row, tokenizer)
-        self.trained = _trained(self.mask, _numbers(batch.get("logits_to_keep")), row)
-        self.sees_ahead = _seeing_ahead(row)
+        self.trained: npt.NDArray[np.bool_] = _trained(
+            self.mask, _numbers(batch.get("logits_to_keep")), row
+        )
+        self.sees_ahead: str = _seeing_ahead(row)
         self._trees: list[list[int]] = [[] for _ in range(self.mask.n_examples)]
         for number, node in enumerate(self.nodes):
             self._trees[node.example].append(number)

@@ -14,7 +14,7 @@ import tarfile
 import PIL.Image
 import pytest
 import treepack as tp
-from treepack.errors import DataError, DatasetError
+from treepack.errors import DataError, DatasetError, MissingPackageError
 
 pa = pytest.importorskip("pyarrow")
 
@@ -200,7 +200,7 @@ def test_a_file_that_changes_after_grouping_is_an_error(tmp_path):
 def test_an_extra_that_is_missing_is_named(tmp_path, monkeypatch):
     write_parquet(tmp_path / "r.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DatasetError, match=r"needs pyarrow: pip install 'treepack\[data\]'"):
+    with pytest.raises(MissingPackageError, match=r"needs pyarrow: pip install 'treepack\[data\]'"):
         tp.group_conversations(tmp_path / "r.parquet")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from treepack.attention import implementations
 from treepack.attention.plan import Call
 from treepack.errors import AttentionError
+from treepack.options import AttentionBackend
 
 WITHOUT_GAPS = frozenset({"fa3", "fa4"})
 """Backends whose kernels get no empty segments: some hang on them, none promises zeros."""
@@ -62,7 +63,7 @@ def load(name: str) -> Backend:
     return cast("Backend", importlib.import_module(f"{__name__}.{name}"))
 
 
-def checked_name(name: str) -> str:
+def checked_name(name: str) -> AttentionBackend:
     """The same name, of a backend that there is.
 
     Raises:
@@ -73,7 +74,7 @@ def checked_name(name: str) -> str:
             f"no attention backend {name!r:.200}; there are {[*NAMES]}: move the tensors to such a "
             "device, or name one with backend="
         )
-    return name
+    return name  # type: ignore[return-value]
 
 
 def default(device: torch.device) -> str:

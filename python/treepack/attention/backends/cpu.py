@@ -20,8 +20,8 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 CAUSAL = (SELF, ANTI_CAUSAL, ANTI_CAUSAL_GATHERED)
 
-flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+flash_forward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+flash_backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def check(q: Tensor) -> None:

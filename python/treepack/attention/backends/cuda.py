@@ -24,8 +24,8 @@ SCRATCH_TOKENS = 128
 LAUNCH = 2**16 - 1
 """Segments that one launch takes, by the limits of its grid."""
 
-flash_forward = torch.ops.aten._flash_attention_forward
-flash_backward = torch.ops.aten._flash_attention_backward
+flash_forward: Any = torch.ops.aten._flash_attention_forward
+flash_backward: Any = torch.ops.aten._flash_attention_backward
 
 
 def check(q: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from treepack._reference.attention import dense_attention
 from treepack.attention.ops import tree_attention
 from treepack.check.doctor.rows import Row
+from treepack.options import AttentionBackend
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -112,7 +113,7 @@ def squares(results: list[Tensor], exact: list[Tensor]) -> Tensor:
 def solve(
     problem: Problem,
     attend: Attend | None = None,
-    backend: str | None = None,
+    backend: AttentionBackend | None = None,
     times: float = TIMES,
 ) -> Errors:
     """Run attention on a problem whose padding holds NaN, and judge what it gives.

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from treepack.check.doctor.exactness import Errors
+from treepack.options import CheckResult
 
-OK, WRONG, SKIPPED, TOLD = "ok", "WRONG", "skipped", ""
+OK: Final = "ok"
+WRONG: Final = "WRONG"
+SKIPPED: Final = "skipped"
+TOLD: Final = ""
 """Results of a check; the last is that of what only informs."""
 
 WIDTHS = 9, 20, 7
@@ -34,7 +38,7 @@ class Finding:
 
     part: str
     check: str
-    result: str
+    result: CheckResult
     note: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
 

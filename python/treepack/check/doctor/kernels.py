@@ -17,6 +17,7 @@ from treepack.check.doctor.findings import SKIPPED, Finding, from_errors
 from treepack.check.doctor.rows import CASES, HALF, Case, Row, rows
 from treepack.check.doctor.session import Session, restore
 from treepack.errors import AttentionError
+from treepack.options import AttentionBackend
 
 LENGTH_ON_GPU = 8
 """How many times longer rows are there."""
@@ -30,7 +31,7 @@ FLASH = frozenset({"cuda", "fa3", "fa4"})
 
 def check_backends(session: Session) -> None:
     """Add what every backend gives on every case, or why it cannot run here."""
-    for name in sorted(set(backends.NAMES) - {"flex"}):
+    for name in sorted({*map(backends.checked_name, backends.NAMES)} - {"flex"}):
         device = torch.device("cpu") if name == "cpu" else session.device
         reason = why_not(name, device)
         if reason:
@@ -60,7 +61,7 @@ def dtypes_of(backend: str) -> tuple[torch.dtype, ...]:
     return HALF if backend in FLASH else (*HALF, torch.float32)
 
 
-def check_case(backend: str, case: Case, device: torch.device) -> Finding:
+def check_case(backend: AttentionBackend, case: Case, device: torch.device) -> Finding:
     """Errors of a backend in each of its dtypes."""
     found: dict[str, Errors] = {}
     for dtype in dtypes_of(backend):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from treepack.check.doctor.exactness import TIMES
 from treepack.check.doctor.findings import OK, SKIPPED, WRONG, Finding
+from treepack.options import AttentionBackend
 
 TOTAL, ROWS, VOCABULARY = 160, 4, 50
 
@@ -48,7 +49,7 @@ def _judge(ours: Tensor, theirs: Tensor, graphs: int) -> Finding:
     return Finding("model", NAME, OK if good else WRONG, note, figures)
 
 
-def tiny_model(device: torch.device, dtype: torch.dtype, backend: str | None) -> Any:
+def tiny_model(device: torch.device, dtype: torch.dtype, backend: AttentionBackend | None) -> Any:
     """A Llama of one layer with fixed weights, prepared for packed rows."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

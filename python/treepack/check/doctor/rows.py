@@ -9,6 +9,7 @@ import torch
 
 from treepack._core import TreeMask
 from treepack.attention.plan import ANTI_CAUSAL, ANTI_CAUSAL_GATHERED, CROSS, SELF, WINDOW
+from treepack.options import MaskBidirectional
 
 
 class Row(NamedTuple):
@@ -48,7 +49,7 @@ def forest(
     lengths: Sequence[int],
     parents: Sequence[int],
     runs: Sequence[tuple[int, int, int]] | None = None,
-    mode: str = "none",
+    mode: MaskBidirectional = "none",
     *,
     padding: int = 0,
 ) -> TreeMask:

@@ -11,6 +11,7 @@ import torch
 
 from treepack.attention import implementations
 from treepack.check.doctor.findings import SKIPPED, WRONG, Diagnosis, Finding
+from treepack.options import CheckResult
 
 MOST_TOLD = 200
 """Characters of an error that the table shows."""
@@ -27,11 +28,11 @@ class Session:
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device = device
         self.findings: list[Finding] = []
-        self.started = time.monotonic()
+        self.started: float = time.monotonic()
         self.seconds = seconds
-        self.broken_by = ""
+        self.broken_by: str = ""
         # Asked for now: a GPU that has stopped working may not tell any more.
-        self.name = torch.cuda.get_device_name(device) if self.has_gpu else "the CPU"
+        self.name: str = torch.cuda.get_device_name(device) if self.has_gpu else "the CPU"
 
     @property
     def has_gpu(self) -> bool:
@@ -51,7 +52,7 @@ class Session:
         """
         self.findings.append(self._found(part, check, find, lenient))
 
-    def tell(self, part: str, check: str, result: str, note: str = "") -> None:
+    def tell(self, part: str, check: str, result: CheckResult, note: str = "") -> None:
         """Add a line."""
         self.findings.append(Finding(part, check, result, note))
 

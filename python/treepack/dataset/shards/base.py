@@ -9,17 +9,17 @@ from treepack.dataset._settings import Policy
 from treepack.dataset.shards.examples import Arrival
 from treepack.dataset.shards.iterables import BrokenSourceError
 from treepack.dataset.state import ShardState
-from treepack.errors import DatasetError, StateError, TreepackError
+from treepack.errors import DatasetError, MissingPackageError, StateError, TreepackError
 from treepack.tree import MessageTree
 
-log = logging.getLogger("treepack")
+log: logging.Logger = logging.getLogger("treepack")
 
 
 class BarrenSourceError(DatasetError):
     """An endless stream of examples of which none can be used."""
 
 
-FATAL = (BarrenSourceError, BrokenSourceError, StateError)
+FATAL = (BarrenSourceError, BrokenSourceError, MissingPackageError, StateError)
 """Errors that belong to no single example: skipping one would not help."""
 
 
@@ -53,10 +53,10 @@ class Shard:
 
     def __init__(self, index: int, patience: float, policy: Policy) -> None:
         self.index = index
-        self.packs = 0
-        self.skipped = 0
-        self.has_ended = False
-        self.leaving = Streak(patience)
+        self.packs: int = 0
+        self.skipped: int = 0
+        self.has_ended: bool = False
+        self.leaving: Streak = Streak(patience)
         self.waits: list[int] = []
         self._policy = policy
 
@@ -91,7 +91,7 @@ class Shard:
         streak.add(error, examples)
 
     def _failed(self, error: TreepackError) -> None:
-        if not self._policy.skips:
+        if not self._policy.skips or isinstance(error, FATAL):
             raise error
         self.skip(error, self.leaving)
 
@@ -105,7 +105,7 @@ class Streak:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.length = 0
+        self.length: int = 0
 
     def add(self, reason: object, examples: int = 1) -> None:
         """Count failures.

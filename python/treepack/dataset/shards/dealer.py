@@ -66,7 +66,7 @@ class Dealer:
         self.ranks = ranks
         self._now = Cut(ranks, balance.accumulate, balance.window or 1, 0)
         self._seed = seed
-        self.is_last = False
+        self.is_last: bool = False
         self.counted: dict[str, float] = {}
         self._begin([] if start is None else _going_on(start.cuts, self._now))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from treepack.dataset._settings import Settings
 from treepack.dataset.shards.parts import cut_out, joined_of, shorten
 from treepack.dataset.state import Key
 from treepack.errors import DataError, DatasetError, OversizeError, TreepackError
+from treepack.options import Bidirectional
 from treepack.packing.splitting import (
     Stretches,
     Unit,
@@ -76,12 +77,14 @@ class Examples:
 
     def __init__(self, settings: Settings) -> None:
         family = settings.family
-        self.source = settings.source
+        self.source: Any = settings.source
         self.family = family
-        self.budgets = tuple(settings.budgets)
-        self.transform = settings.transform
-        self.most = settings.max_branch_tokens
-        self.bidirectional = settings.bidirectional or (family.bidirectional if family else "none")
+        self.budgets: tuple[str, ...] = tuple(settings.budgets)
+        self.transform: Callable[[MessageTree], MessageTree] | None = settings.transform
+        self.most: int | None = settings.max_branch_tokens
+        self.bidirectional: Bidirectional = settings.bidirectional or (
+            family.bidirectional if family else "none"
+        )
 
     def measure(self, arrival: Arrival) -> tuple[Arrival, dict[str, int]]:
         """The cost of an example before it is selected.
@@ -310,7 +313,7 @@ class CostMismatchError(DataError):
     ) -> None:
         super().__init__(message)
         self.item = item
-        self.cost = dict(cost or {})
+        self.cost: dict[str, int] = dict(cost or {})
 
 
 def failed(doing: str, name: Any, error: Exception) -> TreepackError:

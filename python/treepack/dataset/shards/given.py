@@ -34,8 +34,8 @@ class GivenPacks:
     """
 
     def __init__(self, packs: Any, length: int) -> None:
-        self.offsets = _integers(packs, "offsets")
-        self.members = _integers(packs, "members")
+        self.offsets: npt.NDArray[np.integer[Any]] = _integers(packs, "offsets")
+        self.members: npt.NDArray[np.integer[Any]] = _integers(packs, "members")
         steps = np.diff(self.offsets)
         ends = self.offsets[[0, -1]].tolist() if len(self.offsets) else []
         if ends != [0, len(self.members)] or (steps <= 0).any():
@@ -51,13 +51,13 @@ class GivenPacks:
             )
         budgets = getattr(packs, "settings", {}).get("budgets")
         self.budgets: Mapping[str, int] | None = dict(budgets) if budgets else None
-        self.has_parts = getattr(packs, "part_offsets", None) is not None
+        self.has_parts: bool = getattr(packs, "part_offsets", None) is not None
         self._parts: tuple[npt.NDArray[np.integer[Any]], ...] = (
             (_integers(packs, "part_offsets"), _integers(packs, "part_ends"))
             if self.has_parts
             else ()
         )
-        self.digest = self._digest()
+        self.digest: str = self._digest()
         # What workers are sent, made when the first one is.
         self._shared: SharedArrays | None = None
 

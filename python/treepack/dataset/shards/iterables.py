@@ -99,14 +99,14 @@ class BookmarkedIterable:
     def __init__(self, source: Any, bookmark: Bookmark) -> None:
         self.source = source
         # Of the next item.
-        self.number = bookmark.number
+        self.number: int = bookmark.number
         # Those that a shard may still go back to, oldest first.
-        self.bookmarks = deque([bookmark])
-        self.has_state = hasattr(source, "state_dict")
+        self.bookmarks: deque[Bookmark] = deque([bookmark])
+        self.has_state: bool = hasattr(source, "state_dict")
         with hidden_worker_info():
             if bookmark.state is not None:
                 _send_back(source, bookmark.state)
-            self.items = iter(source)
+            self.items: Any = iter(source)
 
     def __next__(self) -> tuple[int, Any]:
         """The number of the next item, and the item or an `Unreadable`."""
@@ -164,15 +164,17 @@ class Splitter:
         self.first = first
         self.step = step
         self.shards = shards
-        self.points = dict(points)
+        self.points: dict[int, ResumePoint] = dict(points)
         # Items that were read for each shard and not taken yet.
         self.queues: dict[int, deque[Arrival]] = {shard: deque() for shard in points}
         # By position: items that a shard held when it was saved, until it asks for them.
         self.recalled: dict[int, Arrival] = {}
         # The number of the first item that each shard may go back to.
-        self.oldest = {shard: point.bookmark.number for shard, point in points.items()}
+        self.oldest: dict[int, int] = {
+            shard: point.bookmark.number for shard, point in points.items()
+        }
         start = min((point.bookmark for point in points.values()), key=lambda mark: mark.number)
-        self.items = BookmarkedIterable(source, start)
+        self.items: BookmarkedIterable = BookmarkedIterable(source, start)
 
     def take(self, shard: int) -> Arrival:
         """The next example of one shard; those of the others wait in their queues."""
@@ -225,12 +227,12 @@ class IterableReader:
         shard: number of the virtual shard.
     """
 
-    patience = math.inf
+    patience: float = math.inf
 
     def __init__(self, splitter: Splitter, shard: int) -> None:
         self.splitter = splitter
         self.shard = shard
-        self.position = splitter.points[shard].position
+        self.position: int = splitter.points[shard].position
 
     def __next__(self) -> Arrival:
         arrival = self.splitter.take(self.shard)

@@ -28,6 +28,10 @@ class PackShard(Shard):
     Attributes: those of `Shard`.
     """
 
+    packs: int
+    skipped: int
+    has_ended: bool
+
     def __init__(
         self, index: int, reader: Reader, examples: Examples, policy: Policy, packs: GivenPacks
     ) -> None:

@@ -77,10 +77,10 @@ class IndexedReader:
         self.source = source
         self.order = order
         self.end = end
-        self.position = position
+        self.position: int = position
         self.step = step
-        self.measures = hasattr(source, "measure")
-        self.patience = patience_of(source, end)
+        self.measures: bool = hasattr(source, "measure")
+        self.patience: float = patience_of(source, end)
 
     def __next__(self) -> Arrival:
         if self.end is not None and self.position >= self.end:

@@ -35,6 +35,10 @@ class VirtualShard(Shard):
     Attributes: those of `Shard`.
     """
 
+    packs: int
+    skipped: int
+    has_ended: bool
+
     def __init__(self, index: int, reader: Reader, examples: Examples, policy: Policy) -> None:
         super().__init__(index, reader.patience, policy)
         self._reader = reader
@@ -190,7 +194,7 @@ class VirtualShard(Shard):
         if pack is None:
             return False
         self._selected.extend(pack.keys)
-        self.waits = list(pack.waits)
+        self.waits: list[int] = list(pack.waits)
         return True
 
     def _push(self) -> Any:

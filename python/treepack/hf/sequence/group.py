@@ -36,8 +36,8 @@ class SequenceGroup:
                 f"this rank is part of, got {group!r}; pass mesh['sp']"
             )
         self.group: Any = group
-        self.rank = dist.get_rank(group)
-        self.size = dist.get_world_size(group)
+        self.rank: int = dist.get_rank(group)
+        self.size: int = dist.get_world_size(group)
 
     def __deepcopy__(self, _: Any) -> SequenceGroup:
         return self

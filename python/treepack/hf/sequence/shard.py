@@ -29,9 +29,9 @@ class Shard:
     def __init__(self, row: Any, ranks: SequenceGroup) -> None:
         self.row = row
         self.ranks = ranks
-        self.total = int(getattr(row, "mask", row).total)
-        self.length = -(-self.total // ranks.size)
-        self.start = self.length * ranks.rank
+        self.total: int = int(getattr(row, "mask", row).total)
+        self.length: int = -(-self.total // ranks.size)
+        self.start: int = self.length * ranks.rank
 
     def cut(self, x: Tensor, axis: int) -> Tensor:
         """This rank's tokens of a tensor of the whole row; zeros behind its end."""

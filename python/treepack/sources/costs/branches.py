@@ -42,11 +42,11 @@ class Branches:
         joined: npt.ArrayLike | None = None,
         shared: npt.ArrayLike | None = None,
     ) -> None:
-        self.offsets = np.asarray(offsets, np.int64)
-        self.tokens = np.asarray(tokens, np.int32)
+        self.offsets: npt.NDArray[np.int64] = np.asarray(offsets, np.int64)
+        self.tokens: npt.NDArray[np.int32] = np.asarray(tokens, np.int32)
         # Few data sets have any.
-        self.joined = _if_any(joined, np.bool_)
-        self.shared = _if_any(shared, np.int32)
+        self.joined: Any = _if_any(joined, np.bool_)
+        self.shared: Any = _if_any(shared, np.int32)
         offsets, n = self.offsets, len(self.tokens)
         sound = len(offsets) and offsets[0] == 0 and offsets[-1] == n
         told = [len(np.asarray(each)) for each in (joined, shared) if each is not None]

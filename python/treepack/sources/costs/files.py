@@ -72,7 +72,7 @@ def from_parquet(
     Raises:
         CostError: a column that is missing or holds no integers, or an index that is missing or
             there twice.
-        ImportError: pyarrow is not installed.
+        MissingPackageError: pyarrow is not installed.
         OSError: there is no such file, or it cannot be read.
 
     Example:
@@ -158,7 +158,7 @@ def read(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> Co
     Raises:
         CostError: a file of another kind, or one that makes no sense; it names file, line and
             column.
-        ImportError: pyarrow is not installed, and the file needs it.
+        MissingPackageError: pyarrow is not installed, and the file needs it.
         OSError: there is no such file, or it cannot be read.
 
     Example:

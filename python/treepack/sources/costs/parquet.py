@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from treepack._packages import needing
 from treepack.sources.costs.branches import Branches
 
 if TYPE_CHECKING:
@@ -41,13 +42,11 @@ def pyarrow(doing: str) -> tuple[Any, Any]:
     """The modules ``pyarrow`` and ``pyarrow.parquet``.
 
     Raises:
-        ImportError: it is not installed; the message names the extra.
+        MissingPackageError: it is not installed.
     """
-    try:
+    with needing("data", doing):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(f"{doing} needs pyarrow: pip install 'treepack[data]'") from error
     return pyarrow, pyarrow.parquet
 
 

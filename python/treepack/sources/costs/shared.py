@@ -36,7 +36,7 @@ class SharedArrays:
     """
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.arrays = dict(arrays)
+        self.arrays: dict[str, npt.NDArray[Any]] = dict(arrays)
         self._folder: str | None = None
 
     def _written(self) -> str:

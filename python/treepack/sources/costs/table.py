@@ -73,9 +73,9 @@ class CostTable:
                 raise CostError(f"cost column {name!r} must hold integers, got {array.dtype}")
             if len(array) and int(array.max()) >= 2**63:
                 raise CostError(f"cost column {name!r} holds {array.max()}; it must be below 2**63")
-        self.names = tuple(arrays)
+        self.names: tuple[str, ...] = tuple(arrays)
         self.settings = settings
-        self.reasons = dict(reasons or {})
+        self.reasons: dict[int, str] = dict(reasons or {})
         self._n = len(next(iter(arrays.values())))
         order = None if keys is None else _order(np.asarray(keys), self._n)
         self._columns = {
@@ -150,7 +150,7 @@ class CostTable:
             path: of the file; its folder must exist.
 
         Raises:
-            ImportError: pyarrow is not installed.
+            MissingPackageError: pyarrow is not installed.
             OSError: the file cannot be written.
 
         Example:

@@ -7,13 +7,14 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from treepack.errors import DataError
+from treepack.options import MediumKind
 
-KINDS = ("image", "video")
+KINDS: tuple[MediumKind, ...] = get_args(MediumKind)
 
 
 class Medium(NamedTuple):
@@ -31,7 +32,7 @@ class Medium(NamedTuple):
         options: what the data says about it by name, numbers of `OPTIONS`; ``None`` if nothing.
     """
 
-    kind: str
+    kind: MediumKind
     value: Any
     options: Mapping[str, float] | None = None
 

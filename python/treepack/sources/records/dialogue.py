@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from treepack.errors import DataError
+from treepack.options import MediumKind
 from treepack.sources.records import unsupported
 from treepack.sources.records.base import KINDS, QUESTIONS, Medium, Said, Turn, number_of, shown
 from treepack.sources.records.supply import Shown
@@ -165,7 +166,9 @@ def _parse_text(text: str, media: Shown) -> list[str | Medium]:
     if "<image>" not in text and "<video>" not in text:
         return [text]
     pieces = PLACEHOLDER.split(text)
-    return [media.take(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
+    return [
+        media.take(cast("MediumKind", piece)) if i % 2 else piece for i, piece in enumerate(pieces)
+    ]
 
 
 def _parse_part(part: Any, media: Shown, name: str) -> str | Medium:
@@ -173,7 +176,7 @@ def _parse_part(part: Any, media: Shown, name: str) -> str | Medium:
     if not isinstance(kind, str):
         kind = ""
     if kind.removesuffix("_url") in KINDS:
-        return media.take_part(kind.removesuffix("_url"), part)
+        return media.take_part(cast("MediumKind", kind.removesuffix("_url")), part)
     if kind in unsupported.PARTS:
         raise DataError(f"{name}: a part of type {kind!r}; {unsupported.PARTS[kind]}")
     if kind == "text" and isinstance(part.get("text"), str):

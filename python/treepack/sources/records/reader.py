@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from treepack.errors import DataError, DatasetError, TreepackError
+from treepack.options import FormatName, TextBeforeMedia
 from treepack.sources.records import unsupported
 from treepack.sources.records.base import (
     Record,
@@ -28,7 +29,7 @@ from treepack.sources.records.supply import Shown, Supply
 SYSTEM = ("system", "system_prompt", "system_message", "system_instruction")
 WEIGHTS = ("weight", "loss_weight", "sample_weight")
 
-RecordFormat = str | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
+RecordFormat = FormatName | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class RecordReader:
 
     folder: str = ""
     format: RecordFormat = None
-    text_before_media: str | None = None
+    text_before_media: TextBeforeMedia | None = None
     by_question: bool = False
 
     def __post_init__(self) -> None:
@@ -57,7 +58,7 @@ class RecordReader:
             check_format(self.format)
         elif self.format is not None and not callable(self.format):
             raise DatasetError(f"format must be a name or a function, got {shown(self.format)}")
-        if self.text_before_media not in (None, "move", "keep"):
+        if self.text_before_media not in (None, *get_args(TextBeforeMedia)):
             raise DatasetError(
                 f"text_before_media must be 'move' or 'keep', got {shown(self.text_before_media)}"
             )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from treepack.errors import DataError
+from treepack.options import MediumKind
 from treepack.sources.records import unsupported
 from treepack.sources.records.base import (
     IMAGE_OPTIONS,
@@ -80,23 +81,23 @@ class Supply:
     """
 
     def __init__(self, record: Mapping[str, Any], folder: str, name: str) -> None:
-        self.has_boxes = not unsupported.BOXES.isdisjoint(record) and any(
+        self.has_boxes: bool = not unsupported.BOXES.isdisjoint(record) and any(
             is_given(record.get(field)) for field in unsupported.BOXES
         )
         self.folder = folder
         self.name = name
-        self.given: dict[str, list[Held]] = {kind: [] for kind in KINDS}
+        self.given: dict[MediumKind, list[Held]] = {kind: [] for kind in KINDS}
         for kind in KINDS:
             if kind in record or kind + "s" in record:
                 self.given[kind] = [self.hold(kind, v) for v in self._values(record, kind)]
-        self.count = sum(map(len, self.given.values()))
+        self.count: int = sum(map(len, self.given.values()))
         if self.count:
             if not OF_RECORDS.isdisjoint(record):
                 self._take_options(record)
         else:
             self._reject_unread(record)
 
-    def hold(self, kind: str, value: Any) -> Held:
+    def hold(self, kind: MediumKind, value: Any) -> Held:
         """A medium as the data says it.
 
         Args:
@@ -120,7 +121,7 @@ class Supply:
             f"array, got {type(value).__name__}: {shown(value)}"
         )
 
-    def _values(self, record: Mapping[str, Any], kind: str) -> list[Any]:
+    def _values(self, record: Mapping[str, Any], kind: MediumKind) -> list[Any]:
         one, many = record.get(kind), record.get(kind + "s")
         if is_given(one) and is_given(many) and not _are_same(_listed(one), _listed(many)):
             raise DataError(
@@ -131,7 +132,7 @@ class Supply:
             return [value]
         return _listed(value)
 
-    def _file(self, kind: str, path: str | bytes) -> Held:
+    def _file(self, kind: MediumKind, path: str | bytes) -> Held:
         if isinstance(path, bytes):
             path = os.fsdecode(path)
         if path.startswith(("data:", "file://")):
@@ -155,7 +156,7 @@ class Supply:
             pass
         raise DataError(f"{self.name}: {shown(uri)} is not base64; write 'data:...;base64,...'")
 
-    def _described(self, kind: str, value: Mapping[str, Any]) -> Held:
+    def _described(self, kind: MediumKind, value: Mapping[str, Any]) -> Held:
         unsupported.reject(value, unsupported.MEDIUM, ONE[kind], self.name)
         content, file = value.get("bytes"), None
         if not is_given(content):
@@ -182,7 +183,7 @@ class Supply:
         file = f"{frames[0].file} ... {len(frames)} frames"
         return Held(Medium("video", [frame.medium.value for frame in frames]), file)
 
-    def options(self, kind: str, fields: Mapping[str, Any]) -> dict[str, float]:
+    def options(self, kind: MediumKind, fields: Mapping[str, Any]) -> dict[str, float]:
         """The options of a medium among these fields, by the names of `OPTIONS`."""
         found: dict[str, float] = {}
         for field, option in OPTION_NAMES.items():
@@ -201,7 +202,7 @@ class Supply:
         self._check_options(kind, found)
         return found
 
-    def _check_options(self, kind: str, options: Mapping[str, float]) -> None:
+    def _check_options(self, kind: MediumKind, options: Mapping[str, float]) -> None:
         known = IMAGE_OPTIONS if kind == "image" else VIDEO_OPTIONS
         for option in options:
             if option not in known:
@@ -255,10 +256,10 @@ class Shown:
     def __init__(self, supply: Supply) -> None:
         self.supply = supply
         self.taken: list[Held] = []
-        self.has_own = False
-        self.left: dict[str, Iterator[Held]] = {k: iter(v) for k, v in supply.given.items()}
+        self.has_own: bool = False
+        self.left: dict[MediumKind, Iterator[Held]] = {k: iter(v) for k, v in supply.given.items()}
 
-    def take(self, kind: str) -> Medium:
+    def take(self, kind: MediumKind) -> Medium:
         """The next medium of a kind."""
         given = self.supply.given
         # Video records are often written with the tag of an image.
@@ -272,7 +273,7 @@ class Shown:
         self.taken.append(held)
         return held.medium
 
-    def take_part(self, kind: str, part: Mapping[str, Any]) -> Medium:
+    def take_part(self, kind: MediumKind, part: Mapping[str, Any]) -> Medium:
         """The medium that a part of a message names, or the next one if it names none."""
         if any(is_given(part.get(field)) for field in (kind, "bytes", *SOURCES)):
             self.taken.append(self.supply.hold(kind, part))

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from treepack.errors import DataError, DatasetError
+from treepack._packages import needing
+from treepack.errors import DataError
 from treepack.sources.stores.cache import cached_file
 
 BATCH = 64
@@ -17,13 +19,10 @@ BATCH = 64
 
 
 def _pyarrow() -> Any:
-    try:
+    with needing("data", "reading Parquet and Arrow files"):
         import pyarrow as pa
         import pyarrow.ipc
-    except ImportError as error:
-        raise DatasetError(
-            "reading Parquet and Arrow files needs pyarrow: pip install 'treepack[data]'"
-        ) from error
+        import pyarrow.parquet
     return pa
 
 
@@ -36,10 +35,12 @@ class ArrowStore:
     """
 
     def __init__(self, files: Sequence[Path], path: str) -> None:
-        self.files = [str(file) for file in files]
+        self.files: list[str] = [str(file) for file in files]
         self.path = path
         self._batches: list[Any] | None = None
-        self.ends = np.cumsum([batch.num_rows for batch in self.batches], dtype=np.int64)
+        self.ends: npt.NDArray[np.int64] = np.cumsum(
+            [batch.num_rows for batch in self.batches], dtype=np.int64
+        )
 
     @property
     def batches(self) -> list[Any]:
@@ -74,7 +75,7 @@ def open_arrow(files: Sequence[Path], path: Path) -> ArrowStore:
 
     Raises:
         DataError: one that is damaged.
-        DatasetError: pyarrow is not installed.
+        MissingPackageError: pyarrow is not installed.
     """
     return ArrowStore(files, str(path))
 
@@ -84,14 +85,13 @@ def open_parquet(path: Path, folder: Path | None) -> ArrowStore:
 
     Raises:
         DataError: it is damaged, or there is no room.
-        DatasetError: pyarrow is not installed.
+        MissingPackageError: pyarrow is not installed.
     """
     pa = _pyarrow()
-    import pyarrow.parquet as parquet
 
     def make(target: Path) -> None:
         try:
-            with parquet.ParquetFile(path) as file:
+            with pa.parquet.ParquetFile(path) as file:
                 schema = file.schema_arrow
                 with pa.OSFile(str(target), "wb") as out, pa.ipc.new_file(out, schema) as writer:
                     for batch in file.iter_batches(BATCH, use_threads=False):
@@ -109,7 +109,7 @@ def open_saved(path: Path) -> ArrowStore:
 
     Raises:
         DataError: files that are missing or damaged.
-        DatasetError: pyarrow is not installed.
+        MissingPackageError: pyarrow is not installed.
     """
     try:
         state = json.loads((path / "state.json").read_bytes())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from treepack.errors import DataError
 
-logger = logging.getLogger("treepack")
+logger: logging.Logger = logging.getLogger("treepack")
 
 SAMPLE = 1 << 16
 """Bytes at either end of a file that are hashed: a whole file of 100 GB would take minutes."""

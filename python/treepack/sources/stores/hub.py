@@ -12,7 +12,7 @@ class DatasetStore:
     """A ``datasets.Dataset``, whose images stay encoded: they are read as Arrow says them."""
 
     def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset.with_format("arrow", columns=dataset.format["columns"])
+        self.dataset: Any = dataset.with_format("arrow", columns=dataset.format["columns"])
         self.path = ""
 
     def __len__(self) -> int:

@@ -14,10 +14,12 @@ class Joined:
     """The records of several stores, one store after the other."""
 
     def __init__(self, stores: Sequence[Store]) -> None:
-        self.stores = list(stores)
-        self.ends = list(itertools.accumulate(map(len, self.stores)))
+        self.stores: list[Store] = list(stores)
+        self.ends: list[int] = list(itertools.accumulate(map(len, self.stores)))
         first = self.stores[0].path
-        self.path = first if len(self.stores) == 1 else f"{first} and {len(self.stores) - 1} more"
+        self.path: str = (
+            first if len(self.stores) == 1 else f"{first} and {len(self.stores) - 1} more"
+        )
 
     def __len__(self) -> int:
         return self.ends[-1]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from treepack.errors import DataError
 from treepack.sources.stores.cache import cached_file
@@ -32,12 +33,14 @@ class _Spans:
     """
 
     def __init__(self, file: Path, shown: str) -> None:
-        self.file = str(file)
-        self.path = shown or self.file
+        self.file: str = str(file)
+        self.path: str = shown or self.file
         self._state = _state_of(os.stat(self.file))  # noqa: PTH116
-        self.starts, self.ends = self._find()
+        found = self._find()
+        self.starts: npt.NDArray[np.int64] = found[0]
+        self.ends: npt.NDArray[np.int64] = found[1]
 
-    def _find(self) -> tuple[np.ndarray, np.ndarray]:
+    def _find(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -67,7 +70,7 @@ class _Spans:
 class Lines(_Spans):
     """The lines of a JSONL file that are not blank, as bytes, read when they are asked for."""
 
-    def _find(self) -> tuple[np.ndarray, np.ndarray]:
+    def _find(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         numbers, starts, ends = array("q"), array("q"), array("q")
         offset = 0
         with Path(self.file).open("rb") as file:
@@ -79,7 +82,7 @@ class Lines(_Spans):
                     ends.append(end)
                 offset = end
         has_blanks = len(numbers) > 0 and numbers[-1] != len(numbers)
-        self.numbers = np.array(numbers) if has_blanks else None
+        self.numbers: npt.NDArray[np.int64] | None = np.array(numbers) if has_blanks else None
         return np.array(starts), np.array(ends)
 
     def name(self, index: int) -> str:
@@ -90,7 +93,7 @@ class Lines(_Spans):
 class JsonList(_Spans):
     """The entries of a file that holds one JSON list, as bytes, read when they are asked for."""
 
-    def _find(self) -> tuple[np.ndarray, np.ndarray]:
+    def _find(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         starts, ends = array("q"), array("q")
         with Path(self.file).open("rb") as file:
             try:

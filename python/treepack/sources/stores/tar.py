@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from treepack.errors import DataError
 from treepack.sources.records.base import fields_once, shown
@@ -35,11 +36,14 @@ class TarStore:
     """
 
     def __init__(self, file: Path, path: str, index: Path) -> None:
-        self.file = str(file)
+        self.file: str = str(file)
         self.path = path
         with np.load(index, allow_pickle=False) as found:
-            self.ends, self.offsets, self.sizes = found["ends"], found["offsets"], found["sizes"]
-            self.names, self.name_ends = found["names"], found["name_ends"]
+            self.ends: npt.NDArray[np.int64] = found["ends"]
+            self.offsets: npt.NDArray[np.int64] = found["offsets"]
+            self.sizes: npt.NDArray[np.int64] = found["sizes"]
+            self.names: npt.NDArray[np.uint8] = found["names"]
+            self.name_ends: npt.NDArray[np.int64] = found["name_ends"]
 
     def __len__(self) -> int:
         return len(self.ends)

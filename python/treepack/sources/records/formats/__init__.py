@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from treepack.errors import DataError, DatasetError
+from treepack.options import FormatName
 from treepack.sources.records import unsupported
 from treepack.sources.records.base import QUESTIONS, Said, is_given, shown
 
@@ -61,7 +62,7 @@ def check_format(name: str) -> None:
         )
 
 
-def find(record: Mapping[str, Any], name: str, wanted: str | None = None) -> Format:
+def find(record: Mapping[str, Any], name: str, wanted: FormatName | None = None) -> Format:
     """The format of a record.
 
     Args:
