@@ -1,17 +1,20 @@
 """A training step on packs of the fine-tuning mixture, forward and backward, ours and others.
 
     python benches/step.py                   # a text model and rows of 2,048: about a minute
-    python benches/step.py --vision          # Molmo2 with its vision tower
-    python benches/step.py --shape slice     # rows of 16,384, a 576th of Molmo2-4B's work
+    python benches/step.py --vision          # Molmo2 with its vision tower: about three
+    python benches/step.py --shape slice --packs 2             # rows of 16,384: about five
+    python benches/step.py --shape slice --packs 2 --vision    # a quarter of an hour
     python benches/step.py --shape real      # Molmo2-4B's sizes; the default on a GPU
 
 Ours, the dense bias that Molmo2 puts over the same row, and what a trainer does that neither packs
 nor shares roots: each annotation alone, in a row padded to the full length, or not padded at all.
+Padded rows are computed once more under our own attention, which computes no pair with padding:
+that is the best that padding allows.
 
-The text model is the language model alone. There the last two attend causally, without Molmo2's
-image mask, which favours them. With ``--vision`` each of them encodes its own images, and all four
-compute the same mask, as transformers' Molmo2 does: so the padded row has as many pairs as a dense
-bias. Its vision tower sees no padding, where Molmo2's own loader fills rows with empty crops.
+The text model is the language model alone. There annotations alone attend causally, without
+Molmo2's image mask, which favours them. With ``--vision`` each encodes its own images, and all
+compute the same mask, by a dense one where the attention is that of transformers' Molmo2. No row
+has empty crops, with which Molmo2's own loader fills rows.
 
 A padded row costs the same whatever it holds, but for its crops. So one annotation of each pack is
 computed, with ``--vision`` one of each example, and its seconds are taken times the annotations
@@ -40,7 +43,7 @@ from common.step_models import SHAPES, Shape, build_text, build_vision
 from common.step_ways import WAYS, Inputs, Part
 from torch import Tensor, nn
 
-OURS, DENSE, UNPADDED, PADDED = WAYS
+OURS, DENSE, UNPADDED, PADDED, SKIPPING = WAYS
 
 
 class Result(NamedTuple):
@@ -49,14 +52,14 @@ class Result(NamedTuple):
     Attributes:
         losses: of each leaf, or of all under -1.
         seconds: for all annotations.
-        seconds_a_row: mean of the rows.
+        rows: that hold them.
         tokens, crops: computed for all annotations.
         gigabytes: that were needed at most.
     """
 
     losses: dict[int, float]
     seconds: float
-    seconds_a_row: float
+    rows: int
     tokens: int
     crops: int
     gigabytes: float
@@ -86,11 +89,10 @@ def step(model: nn.Module, parts: list[Part], weight: Tensor) -> Result:
         seconds.append(_now() - start)
         losses[part.leaf] = float(loss.detach())
     times = [part.times for part in parts]
-    all_seconds = sum(n * s for n, s in zip(times, seconds, strict=True))
     return Result(
         losses,
-        all_seconds,
-        all_seconds / sum(times),
+        sum(n * s for n, s in zip(times, seconds, strict=True)),
+        sum(times),
         sum(part.times * part.tokens for part in parts),
         sum(part.times * part.crops for part in parts),
         _highest_memory(),
@@ -156,9 +158,10 @@ def _check(batch: tp.PackedBatch, results: dict[str, Result], dtype: torch.dtype
     compared = [OURS, DENSE, UNPADDED] if same else [OURS, DENSE]
     losses = [sum(results[name].losses.values()) for name in compared if name in results]
     assert max(losses) - min(losses) < limit, losses
-    if PADDED in results and UNPADDED in results:
-        for leaf, loss in results[PADDED].losses.items():
-            assert abs(loss - results[UNPADDED].losses[leaf]) < limit, (leaf, loss)
+    for name in (PADDED, SKIPPING):
+        if name in results and UNPADDED in results:
+            for leaf, loss in results[name].losses.items():
+                assert abs(loss - results[UNPADDED].losses[leaf]) < limit, (name, leaf, loss)
 
 
 def report(shape: Shape, packs: list[tp.PackedBatch], results: list[dict[str, Result]]) -> None:
@@ -178,7 +181,7 @@ def report(shape: Shape, packs: list[tp.PackedBatch], results: list[dict[str, Re
         tokens, crops = (sum(getattr(r, field) for r in found) for field in ("tokens", "crops"))
         work = tokens + crops * shape.crop_flops / shape.token_flops
         first = first or {"seconds": seconds, "work": work}
-        rows = seconds / (done if name.startswith("one") else len(packs))
+        rows = seconds / sum(result.rows for result in found)
         times, counted = f"{seconds / first['seconds']:.1f} x", f"{work / first['work']:.1f} x"
         print(
             f"{name:34}{rows:9.3f}{done / seconds:15.3f}{times:>10}{counted:>10}"
@@ -215,7 +218,7 @@ def main() -> None:
     parser.add_argument("--total", type=int, help="tokens of a row, at least 2,048")
     parser.add_argument("--mode", default="image_tokens", help="none, image_tokens, within_image")
     parser.add_argument("--packs", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3 if cuda else 1)
     options = parser.parse_args()
     if options.vision and options.mode != "image_tokens":
         parser.error("Molmo2's image tokens see each other: --vision has no other mode")

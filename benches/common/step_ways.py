@@ -70,16 +70,25 @@ def padded(batch: tp.PackedBatch) -> list[Part]:
 
     Without images all cost the same; with images those of one example do.
     """
-    mask = batch["treepack"].mask
-    leaves = sft_rows.leaves_of(mask)
-    of_example: dict[int, list[int]] = {}
-    for leaf in leaves:
-        group = int(mask.node_example[leaf]) if "pixel_values" in batch else 0
-        of_example.setdefault(group, []).append(leaf)
+    total = batch["treepack"].mask.total
     return [
-        Part(_pad(alone(batch, group[0]), mask.total), group[0], len(group))
-        for group in of_example.values()
+        Part(_pad(alone(batch, group[0]), total), group[0], len(group)) for group in _alike(batch)
     ]
+
+
+def skipping(batch: tp.PackedBatch) -> list[Part]:
+    """The rows of `padded` under our own attention, which computes no pair with padding."""
+    return [Part(_alone_in_row(batch, group[0]), group[0], len(group)) for group in _alike(batch)]
+
+
+def _alike(batch: tp.PackedBatch) -> list[list[int]]:
+    """Leaves by what their padded rows cost."""
+    mask = batch["treepack"].mask
+    groups: dict[int, list[int]] = {}
+    for leaf in sft_rows.leaves_of(mask):
+        group = int(mask.node_example[leaf]) if "pixel_values" in batch else 0
+        groups.setdefault(group, []).append(leaf)
+    return list(groups.values())
 
 
 WAYS = {
@@ -87,6 +96,7 @@ WAYS = {
     "dense bias on the same row": Way("sdpa", dense),
     "one annotation a row, not padded": Way("sdpa", unpadded),
     "one annotation a row, padded": Way("sdpa", padded),
+    "the same, padding not attended": Way("treepack", skipping),
 }
 
 
@@ -116,6 +126,35 @@ def alone(batch: tp.PackedBatch, leaf: int) -> Inputs:
     if "pixel_values" in batch:
         inputs.update(_images(batch, int(row.mask.node_example[leaf])))
     return inputs
+
+
+def _alone_in_row(batch: tp.PackedBatch, leaf: int) -> Inputs:
+    """What `alone` gives, padded, as a tree of one node."""
+    found = alone(batch, leaf)
+    tokens, types = found["input_ids"][0], found.get("mm_token_type_ids")
+    n = len(tokens)
+    # The last target is the end, which is no token of the row.
+    labels = torch.full((n,), -100)
+    labels[found["logits_to_keep"][:-1] + 1] = found["targets"][0, :-1]
+    edges = torch.diff(torch.zeros(n + 2, dtype=int).index_fill_(0, _ones(types), 1))
+    starts, ends = (edges == 1).nonzero()[:, 0], (edges == -1).nonzero()[:, 0]
+    runs = torch.stack([starts, ends, torch.arange(len(starts))], 1)
+    tree = tp.MessageTree(
+        tokens.numpy(), labels.numpy(), end_target=sft_rows.END, image_runs=runs.numpy()
+    )
+    mode = "none" if types is None else batch["treepack"].mask.bidirectional
+    total = batch["treepack"].mask.total
+    made = dict(tp.collate([tree], total=total, bidirectional=mode))
+    media = ("pixel_values", "image_token_pooling", "image_grids")
+    made.update((name, found[name]) for name in media if name in found)
+    if types is not None:
+        made["mm_token_type_ids"] = nn.functional.pad(types, (0, total - n))
+    return made
+
+
+def _ones(types: torch.Tensor | None) -> torch.Tensor:
+    """Places of image tokens, one further on."""
+    return torch.empty(0, dtype=int) if types is None else types[0].nonzero()[:, 0] + 1
 
 
 def _images(batch: tp.PackedBatch, example: int) -> Inputs:

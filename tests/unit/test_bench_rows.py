@@ -116,6 +116,20 @@ def test_a_padded_row_stands_for_the_annotations_of_its_example():
     assert [(part.tokens, part.times) for part in step_ways.padded(text)] == [(TOTAL, 6)]
 
 
+def test_rows_whose_padding_is_not_attended_have_the_pairs_of_the_path_alone():
+    batch = row()
+    for ours, part in zip(step_ways.skipping(batch), step_ways.padded(batch), strict=True):
+        mask = ours.inputs["treepack"].mask
+        n = sum(
+            int(batch["treepack"].mask.node_end[node] - batch["treepack"].mask.node_start[node])
+            for node in sft_rows.path(batch["treepack"].mask, part.leaf)
+        )
+        assert (mask.total, mask.used, ours.crops) == (TOTAL, n, part.crops)
+        assert n * (n + 1) // 2 <= mask.area <= n * n
+        for name in ("input_ids", "targets", "logits_to_keep", "mm_token_type_ids"):
+            assert torch.equal(ours.inputs[name], part.inputs[name]), name
+
+
 def test_all_ways_have_the_same_losses_and_wrong_images_are_seen(step, monkeypatch):
     torch.manual_seed(0)
     model = step.build_vision(TINY, torch.device("cpu"))
@@ -123,6 +137,7 @@ def test_all_ways_have_the_same_losses_and_wrong_images_are_seen(step, monkeypat
     assert list(results) == list(step.WAYS)
     assert results[step.PADDED].crops == results[step.UNPADDED].crops == 67
     assert results[step.OURS].crops == 29
+    assert results[step.SKIPPING][2:5] == results[step.PADDED][2:5]
 
     from common import step_ways as ways
 
@@ -135,3 +150,13 @@ def test_all_ways_have_the_same_losses_and_wrong_images_are_seen(step, monkeypat
     monkeypatch.setattr(ways, "_images", flipped)
     with pytest.raises(AssertionError):
         step.measure(model, row(), rounds=1)
+
+
+@pytest.mark.parametrize("mode", ["none", "image_tokens"])
+def test_all_ways_of_a_text_model_have_the_same_losses(step, mode):
+    torch.manual_seed(0)
+    model = step.build_text(TINY, torch.device("cpu"))
+    batch = sft_rows.lay_out(EXAMPLES, (0,), TOTAL, VOCABULARY, mode)
+    results = step.measure(model, batch, rounds=1)
+    assert [result.rows for result in results.values()] == [1, 1, 6, 6, 6]
+    assert len(results[step.PADDED].losses) == 1
