@@ -138,7 +138,11 @@ def measure(model: nn.Module, batch: tp.PackedBatch, rounds: int) -> dict[str, R
             model.set_attn_implementation({text: way.attention})
             try:
                 results[name].append(step(model, way.build(batch), weight))
-                print(f"  {name}: {results[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
+                print(
+                    f"  {name}: {results[name][-1].seconds:.1f} s, all annotations",
+                    file=sys.stderr,
+                    flush=True,
+                )
             except torch.cuda.OutOfMemoryError:
                 continue
     medians = {name: _median(found) for name, found in results.items() if found}

@@ -1,9 +1,9 @@
 """Packed rows of the fine-tuning mixture: tokens, crops and annotations are those of `mixture_sft`.
 
 A row of it has 13.6 annotations and 3.8 examples (20,000 examples). Molmo2 reports 4 annotations an
-example and 3.8 examples a row, and a finer model of its data sets has 14.3 to 14.7 a row, so what
-is measured on these rows is not flattered by their number. Their crops are: an image is encoded 3.9
-times where each annotation encodes its own, in the finer model 3.15 times.
+example and 3.8 examples a row, and a finer model of its data sets has 14.3 to 14.7 annotations a
+row: rows with more would favour packing. Where each annotation encodes its own images, an image is
+encoded 3.9 times here and 3.15 times in the finer model, which favours packing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models of a training step: Molmo2-4B, and smaller ones in the same proportions.
 
-The work of a training step stands to reason from four numbers. Of Molmo2-4B, forward, one
+The work of a training step follows from four numbers. Of Molmo2-4B, forward, one
 multiplication and addition being two:
 
 - a token in all linear layers of the language model but the head: 2 * 36 * 101 M = 7.3 G;
@@ -9,8 +9,8 @@ multiplication and addition being two:
   about 640 G, so that a crop is 87 tokens; a frame is given to the language model as 83;
 - what the head takes, for targets alone: a hundredth.
 
-``slice`` has the same two ratios at full length with a 576th of the work, about what a
-sixteenth of one layer in 36 has. ``small`` is for rows of 2,048 tokens, an eighth of the
+``slice`` has the same two ratios at full length with a 576th of the work, as much as a
+sixteenth of one of the 36 layers. ``small`` is for rows of 2,048 tokens, an eighth of the
 length, where all three are an eighth: 1,540 pairs are a token, and a crop, of 100 patches, is 11.
 """
 
