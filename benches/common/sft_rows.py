@@ -26,8 +26,11 @@ FRAME = 83
 DRAWN = 500
 """Rows of which some are taken."""
 
-FIRST = 3
+FIRST = 2
 """How much more the number of annotations counts than others where rows are compared."""
+
+STARTS = 50
+"""From how many choices of rows the search for the nearest begins."""
 
 SHORTEST = 10
 """Tokens of an annotation, at least, in a row of full length."""
@@ -109,21 +112,34 @@ def nearest_to_mean(table: Float64, n: int) -> list[int]:
     """``n`` of the rows of a table ``[rows, numbers]`` whose mean is nearly the mean of all.
 
     Rows are sorted by their first number and divided into ``n`` equal parts, each of which gives
-    one. At first each part gives the row nearest to its own mean; then they change their rows in
-    turn, as long as the mean of those chosen comes nearer to that of all. Distances are relative to
-    the mean, that of the first number counts ``FIRST`` times.
+    one: any, at first; then they change their rows in turn, as long as the mean of those chosen
+    comes nearer to that of all. Of ``STARTS`` such choices the best is taken. Distances are
+    relative to the mean, that of the first number counts ``FIRST`` times.
     """
     scaled = table / np.maximum(table.mean(0), 1e-9)
     scaled[:, 0] *= FIRST
     parts = np.array_split(np.argsort(table[:, 0], kind="stable"), n)
-    chosen = [_nearest(scaled, part, scaled[part].mean(0)) for part in parts]
+    rng = np.random.default_rng(0)
+    starts = [[int(rng.choice(part)) for part in parts] for _ in range(STARTS)]
+    found = [_improve(scaled, parts, start) for start in starts]
+    return min(found, key=lambda rows: _distance(scaled, rows))
+
+
+def _improve(table: Float64, parts: list[Int64], chosen: list[int]) -> list[int]:
     while True:
         before = list(chosen)
         for place, part in enumerate(parts):
-            others = scaled[chosen[:place] + chosen[place + 1 :]].sum(0)
-            chosen[place] = _nearest(scaled, part, n * scaled.mean(0) - others)
+            others = table[chosen[:place] + chosen[place + 1 :]].sum(0)
+            nearest = _nearest(table, part, len(parts) * table.mean(0) - others)
+            changed = [*chosen[:place], nearest, *chosen[place + 1 :]]
+            if _distance(table, changed) < _distance(table, chosen):
+                chosen = changed
         if chosen == before:
             return chosen
+
+
+def _distance(table: Float64, rows: list[int]) -> float:
+    return float(((table[rows].mean(0) - table.mean(0)) ** 2).sum())
 
 
 def _nearest(table: Float64, rows: Int64, wanted: Float64) -> int:

@@ -6,7 +6,7 @@ multiplication and addition being two:
 - a token in all linear layers of the language model but the head: 2 * 36 * 101 M = 7.3 G;
 - a pair of tokens in its attention: 36 * 4 * 32 * 128 = 0.59 M, so that 12,320 pairs are a token;
 - a crop of 729 patches in the vision tower, 25 layers of hidden size 1,152, and in the adapter:
-  about 640 G, so that a crop is 87 tokens; a frame is given to the language model as 83;
+  633 G, so that a crop is 87 tokens; a frame is given to the language model as 83;
 - what the head takes, for targets alone: a hundredth.
 
 ``slice`` has the same two ratios at full length with a 576th of the work, as much as a
