@@ -196,6 +196,7 @@ TASKS = (
             "treepack.errors.DataError",
             "treepack.errors.DatasetError",
             "treepack.errors.FamilyError",
+            "treepack.errors.MissingPackageError",
             "treepack.errors.NotPreparedError",
             "treepack.errors.OversizeError",
             "treepack.errors.StateError",

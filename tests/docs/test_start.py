@@ -1,0 +1,86 @@
+"""The code of docs/start.md and docs/concepts.md runs as it stands, and gives what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import treepack as tp
+from helpers import tiny_models
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+START = (ROOT / "docs" / "start.md").read_text()
+CONCEPTS = (ROOT / "docs" / "concepts.md").read_text()
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
+def shown(block):
+    """The lines of a block that say in a comment what they give: (code, comment)."""
+    return re.findall(r"^(\S.*?)  # (.*)$", block, re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    records = []
+    for number in range(4):
+        Image.fromarray(tiny_models.photo(number)).save(f"images/{number}.png")
+        records += [
+            tiny_models.record(f"<image>\n{question}", "Yes.", image=f"{number}.png")
+            for question in ("Is it real?", "Is it a photograph?")
+        ]
+    Path("train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return tmp_path
+
+
+def test_the_start_leads_from_a_row_to_a_step_and_a_check(folder, capsys):
+    row, file, step, check = blocks(START)
+    names = {}
+    exec(row, names)
+    values = {code: comment for code, comment in shown(row) if code.startswith("batch")}
+    assert len(values) == 4
+    assert list(names["batch"]["input_ids"].shape) == [1, 15]
+    assert names["batch"]["position_ids"][0, 7].item() == 4, "a branch goes on at its root's end"
+    assert str(names["batch"]["treepack"].keys) == values['batch["treepack"].keys']
+    assert (folder / "row.html").read_text().startswith("<!doctype html>")
+
+    names |= {"processor": tiny_models.molmo2_processor(), "model": tiny_models.molmo2_model()}
+    names["model"].float()
+    exec(file, names)
+    assert names["batch"]["treepack"].stats["branches"] >= 2
+    exec(step, names)
+    assert any(weight.grad is not None for weight in names["model"].parameters())
+    tp.hf.restore(names["model"])
+    names["model"].double()
+    exec(check, names)
+    assert "logits" in capsys.readouterr().out
+
+
+def test_its_table_has_every_extra_that_users_need():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = set(re.findall(r"^\| `(\w+)` \|", START, re.MULTILINE))
+    assert told == project["optional-dependencies"].keys() - {"demo", "dev", "docs"}
+
+
+def test_the_concepts_give_what_their_comments_say():
+    tree, packer, mask = blocks(CONCEPTS)
+    names = {}
+    exec(tree, names)
+    exec(packer, names)
+    exec(mask, names)
+    for block in (tree, packer):
+        code, comment = shown(block)[-1]
+        assert str(eval(code, names)) == comment
+    (_, told), _ = shown(mask)[-2:]
+    assert told.startswith(f"{names['mask'].area} pairs, of {names['mask'].total ** 2}")
+    assert names["mask"].to_dense().sum() == names["mask"].area
+    assert torch.is_tensor(tp.collate([names["tree"]])["input_ids"])
