@@ -8,7 +8,7 @@ SOURCES := $(shell find rust Cargo.toml Cargo.lock pyproject.toml -name '*.rs' -
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-rust test-python mutants models mutants-rust bench gpu lint format all wheels msrv audit clean
+.PHONY: help setup demo test test-rust test-python docs tour mutants models mutants-rust bench gpu lint format all wheels msrv audit clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ $(VENV)/.packages: pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	    e = p["optional-dependencies"]; \
-	    print(*p["dependencies"], *(r for n in ("hf", "hybrid", "viz", "video", "demo", "dev") for r in e[n] if not r.startswith("treepack")), sep="\n")' \
+	    print(*p["dependencies"], *(r for n in ("hf", "hybrid", "viz", "video", "demo", "docs", "dev") for r in e[n] if not r.startswith("treepack")), sep="\n")' \
 	    > $(VENV)/requirements.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r $(VENV)/requirements.txt
 	touch $@
@@ -46,6 +46,15 @@ test-python: setup
 models: setup  ## write the tables of docs/models.md and of hf/compared.json from what is measured
 	cd tests && ../$(BIN)/python -m helpers.zoo.table
 	cd tests && ../$(BIN)/python -m helpers.zoo.classes
+
+docs: setup  ## build the site in target/site/html, no warning allowed
+	$(BIN)/python docs/site/stage.py
+	@# Its cache knows the pages, not the code that they document.
+	$(BIN)/zensical build --strict --clean
+
+tour: setup  ## draw the figures of the pages, run the notebook again, and keep what they give
+	$(BIN)/python docs/site/figures.py
+	$(BIN)/python docs/site/notebook.py
 
 mutants: setup  ## break the package in small ways, see what the tests find; MUTANTS="--group train --all"
 	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)

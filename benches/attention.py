@@ -6,7 +6,7 @@
 
 Four rows: the reference tree, a root of half the row, all frames of a video, and 16 branches of
 100 to 500 tokens; the same root with 16 equal branches that fill the row; a pack of the fine-tuning
-mixture, the median one by annotations; and a prompt of half as many tokens with 64 responses of 100
+mixture, the one nearest to its mean; and a prompt of half as many tokens with 64 responses of 100
 to 1,000. Shorter rows are scaled down as a whole. All ways run round-robin in one process, and
 their results are compared first. Memory is the peak above the inputs.
 """

@@ -49,7 +49,7 @@ def parts(out: Path) -> dict[str, Part]:
         "doctor": Part(["-m", "treepack", "doctor", "--json", str(out / "doctor.json")], 120),
         "tests": Part(["-m", "pytest", *alone, "--import-mode=importlib", *files], 170),
         "attention": Part(["benches/attention.py", "--shapes", "reference", "sft", "grpo"], 120),
-        "step": Part(["benches/step.py", "--packs", "2", "--rounds", "2"], 110),
+        "step": Part(["benches/step.py", "--packs", "1", "--rounds", "3"], 110),
     }
 
 

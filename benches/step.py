@@ -1,237 +1,197 @@
-"""A training step of a language model on packs of the fine-tuning mixture, forward and backward.
+"""A training step on packs of the fine-tuning mixture, forward and backward, ours and others.
 
-    python benches/step.py                  # scaled down eight times: about a minute on one core
-    python benches/step.py --shape real     # Molmo2-4B's language model; the default on a GPU
-    python benches/step.py --shape real --layers 4
+    python benches/step.py                   # a text model and rows of 2,048: about a minute
+    python benches/step.py --vision          # Molmo2 with its vision tower: about three
+    python benches/step.py --shape slice --packs 2             # rows of 16,384: about five
+    python benches/step.py --shape slice --packs 2 --vision    # a quarter of an hour
+    python benches/step.py --shape real      # Molmo2-4B's sizes; the default on a GPU
 
 Ours, the dense bias that Molmo2 puts over the same row, and what a trainer does that neither packs
 nor shares roots: each annotation alone, in a row padded to the full length, or not padded at all.
-The last two attend causally, without Molmo2's image mask, which favours them. Losses are compared
-first. The vision tower and the optimiser are not part of the step.
+Padded rows are computed once more under our own attention, which computes no pair with padding:
+that is the best that padding allows.
+
+The text model is the language model alone. There annotations alone attend causally, without
+Molmo2's image mask, which favours them. With ``--vision`` each encodes its own images, and all
+compute the same mask, by a dense one where the attention is that of transformers' Molmo2. No row
+has empty crops, with which Molmo2's own loader fills rows.
+
+A padded row costs the same whatever it holds, but for its crops. So one annotation of each pack is
+computed, with ``--vision`` one of each example, and its seconds are taken times the annotations
+that it stands for. All others are computed as they are. Losses are compared first, those of
+padded rows one by one. The optimiser is not part of the step.
+
+``counted`` is what ours would be if tokens and crops alone took time, a crop as many tokens as it
+takes work (`common/step_models.py`), no attention, no head. On a CPU one thread runs, seconds are
+those of the processor, and memory is the highest of the process, weights and inputs among it.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import treepack as tp
-from common import machine, sft_rows
+from common import machine, peak, sft_rows
+from common.step_models import SHAPES, Shape, build_text, build_vision
+from common.step_ways import WAYS, Inputs, Part
 from torch import Tensor, nn
 
-
-class Shape(NamedTuple):
-    """Sizes of a language model, and the tokens of its rows."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    key_heads: int
-    head_size: int
-    vocabulary: int
-    total: int
+OURS, DENSE, UNPADDED, PADDED, SKIPPING = WAYS
 
 
-SHAPES = {
-    "real": Shape(36, 2_560, 9_728, 32, 8, 128, 151_936, 16_384),
-    "small": Shape(4, 320, 1_216, 8, 2, 64, 8_192, 2_048),
-}
-Inputs = dict[str, Any]
+class Result(NamedTuple):
+    """What a way took for a pack.
 
+    Attributes:
+        losses: of each leaf, or of all under -1.
+        seconds: for all annotations.
+        rows: that hold them.
+        tokens, crops: computed for all annotations.
+        gigabytes: that were needed at most.
+    """
 
-def build_model(shape: Shape, device: torch.device) -> nn.Module:
-    """Qwen3, of which Molmo2-4B's language model is one, with random weights."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_heads,
-        head_dim=shape.head_size,
-        max_position_embeddings=shape.total,
-    )
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    with torch.device(device):
-        model = Qwen3ForCausalLM(config).to(dtype).train()
-    if device.type == "cuda":
-        enable = getattr(model, "activation_checkpointing_enable", None)
-        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    return tp.hf.prepare(model)
-
-
-def packed(batch: tp.PackedBatch) -> list[Inputs]:
-    """The row as it is."""
-    return [dict(batch)]
-
-
-def dense(batch: tp.PackedBatch) -> list[Inputs]:
-    """The same row, its mask written out as an additive bias; what sees nothing sees itself."""
-    visible = torch.from_numpy(batch["treepack"].mask.to_dense())
-    visible |= torch.eye(len(visible), dtype=torch.bool)
-    bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
-    rest = {name: value for name, value in batch.items() if name != "treepack"}
-    return [{**rest, "attention_mask": bias[None, None]}]
-
-
-def unpadded(batch: tp.PackedBatch) -> list[Inputs]:
-    """Each annotation with its root in a row of its own."""
-    return [_alone(batch, leaf) for leaf in _leaves(batch)]
-
-
-def padded(batch: tp.PackedBatch) -> list[Inputs]:
-    """One annotation of the row in a row of its own, which is as long as the pack's."""
-    alone = _alone(batch, _leaves(batch)[0])
-    total = batch["input_ids"].shape[1]
-    missing = total - alone["input_ids"].shape[1]
-    alone["input_ids"] = nn.functional.pad(alone["input_ids"], (0, missing))
-    return [{**alone, "position_ids": torch.arange(total)[None]}]
-
-
-METHODS: dict[str, tuple[str, Callable[[tp.PackedBatch], list[Inputs]]]] = {
-    "packed trees": ("treepack", packed),
-    "dense bias on the same row": ("sdpa", dense),
-    "one annotation a row, not padded": ("sdpa", unpadded),
-    "one annotation a row, padded": ("sdpa", padded),
-}
-
-
-def _leaves(batch: tp.PackedBatch) -> list[int]:
-    mask = batch["treepack"].mask
-    return (mask.subtree_end == mask.node_end).nonzero()[0].tolist()
-
-
-def _alone(batch: tp.PackedBatch, leaf: int) -> Inputs:
-    """The path to a leaf and the targets of the leaf, as a row of stock causal attention."""
-    mask = batch["treepack"].mask
-    path, node = [], leaf
-    while node >= 0:
-        path[:0] = range(mask.node_start[node], mask.node_end[node])
-        node = int(mask.node_parent[node])
-    places = {token: place for place, token in enumerate(path)}
-    # Targets of the leaf follow each other; its first is predicted by the last token before it.
-    owners = _target_owners(batch)
-    mine = torch.tensor([i for i, owner in enumerate(owners) if owner == leaf])
-    predicting = batch["logits_to_keep"][mine].tolist()
-    targets = batch["targets"][:, mine]
-    return {
-        "input_ids": batch["input_ids"][:, path],
-        "position_ids": torch.arange(len(path))[None],
-        "logits_to_keep": torch.tensor([places[token] for token in predicting]),
-        "labels": targets,
-        "targets": targets,
-        "loss_weights": batch["loss_weights"][:, mine],
-        "use_cache": False,
-    }
-
-
-def _target_owners(batch: tp.PackedBatch) -> list[int]:
-    """The leaf of each target: targets come leaf by leaf, and each leaf's end with its end."""
-    ends = (batch["targets"][0] == sft_rows.END).tolist()
-    leaves, place, owners = _leaves(batch), 0, []
-    for is_end in ends:
-        owners.append(leaves[place])
-        place += is_end
-    return owners
+    losses: dict[int, float]
+    seconds: float
+    rows: int
+    tokens: int
+    crops: int
+    gigabytes: float
 
 
 def to_device(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
-    """Everything on the device, and a bias in the dtype of the model."""
+    """Everything on the device, a bias and pixels in the dtype of the model."""
 
     def move(name: str, value: Any) -> Any:
-        if name == "attention_mask":
+        if name == "pixel_values" or (name == "attention_mask" and torch.is_tensor(value)):
             return value.to(device, dtype)
         return value.to(device) if hasattr(value, "to") else value
 
     return {name: move(name, value) for name, value in inputs.items()}
 
 
-class Result(NamedTuple):
-    """Loss sum over a batch of rows, seconds, and the memory that was needed at most."""
-
-    loss: float
-    seconds: float
-    gigabytes: float
-
-
-def step(model: nn.Module, rows: list[Inputs], weight: Tensor) -> Result:
-    """Forward and backward over the rows of a method, which share one pack's weight."""
-    _wait()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+def step(model: nn.Module, parts: list[Part], weight: Tensor) -> Result:
+    """Forward and backward over the rows of a way, which share one pack's weight."""
+    _start_memory()
     model.zero_grad()
-    start, total = time.perf_counter(), 0.0
-    for row in rows:
-        loss = model(**row, num_items_in_batch=weight).loss
+    losses, seconds = {}, []
+    for part in parts:
+        inputs = to_device(part.inputs, model.device, model.dtype)
+        start = _now()
+        loss = model(**inputs, num_items_in_batch=weight).loss
         loss.backward()
-        total = total + loss.detach()
-    _wait()
-    seconds = time.perf_counter() - start
-    memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
-    return Result(float(total), seconds, memory)
+        seconds.append(_now() - start)
+        losses[part.leaf] = float(loss.detach())
+    times = [part.times for part in parts]
+    return Result(
+        losses,
+        sum(n * s for n, s in zip(times, seconds, strict=True)),
+        sum(times),
+        sum(part.times * part.tokens for part in parts),
+        sum(part.times * part.crops for part in parts),
+        _highest_memory(),
+    )
 
 
-def _wait() -> None:
+def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def _start_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        # What was freed goes back to the system, and the peak starts again from there.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return
+
+
+def _highest_memory() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        return peak.resident("VmHWM") * (1 << 20) / 1e9
+    except OSError:
+        return 0.0
 
 
 def measure(model: nn.Module, batch: tp.PackedBatch, rounds: int) -> dict[str, Result]:
-    """The median of each method on a pack, round-robin. What runs out of memory is left out."""
-    device, dtype = model.device, model.dtype
-    weight = batch["loss_weights"].sum().to(device)
-    results: dict[str, list[Result]] = {name: [] for name in METHODS}
+    """The median of each way on a pack, round-robin. What runs out of memory is left out."""
+    weight = batch["loss_weights"].sum().to(model.device)
+    results: dict[str, list[Result]] = {name: [] for name in WAYS}
     for _ in range(rounds):
-        for name, (attention, build) in METHODS.items():
-            model.set_attn_implementation(attention)
+        for name, way in WAYS.items():
+            # The vision tower keeps its own.
+            text = "text_config" if "text_config" in model.config.sub_configs else ""
+            model.set_attn_implementation({text: way.attention})
             try:
-                rows = [to_device(row, device, dtype) for row in build(batch)]
-                results[name].append(step(model, rows, weight))
+                results[name].append(step(model, way.build(batch), weight))
+                print(
+                    f"  {name}: {results[name][-1].seconds:.1f} s, all annotations",
+                    file=sys.stderr,
+                    flush=True,
+                )
             except torch.cuda.OutOfMemoryError:
                 continue
-            finally:
-                rows = []
     medians = {name: _median(found) for name, found in results.items() if found}
-    _check(batch, medians, dtype)
+    _check(batch, medians, model.dtype)
     return medians
 
 
 def _median(results: list[Result]) -> Result:
-    return results[0]._replace(seconds=statistics.median(r.seconds for r in results))
+    middle = statistics.median_low(result.seconds for result in results)
+    return next(result for result in results if result.seconds == middle)
 
 
 def _check(batch: tp.PackedBatch, results: dict[str, Result], dtype: torch.dtype) -> None:
-    # Rows of their own are causal, so they compute the same where the pack is causal too.
-    same = 3 if batch["treepack"].mask.bidirectional == "none" else 2
-    losses = [results[name].loss for name in list(METHODS)[:same] if name in results]
-    assert max(losses) - min(losses) < (0.05 if dtype == torch.bfloat16 else 1e-4), losses
+    limit = 0.05 if dtype == torch.bfloat16 else 1e-4
+    # Rows of their own compute the same, but that those of a text model are causal.
+    same = batch["treepack"].mask.bidirectional == "none" or "mm_token_type_ids" in batch
+    compared = [OURS, DENSE, UNPADDED] if same else [OURS, DENSE]
+    losses = [sum(results[name].losses.values()) for name in compared if name in results]
+    assert max(losses) - min(losses) < limit, losses
+    for name in (PADDED, SKIPPING):
+        if name in results and UNPADDED in results:
+            for leaf, loss in results[name].losses.items():
+                assert abs(loss - results[UNPADDED].losses[leaf]) < limit, (name, leaf, loss)
 
 
-def report(packs: list[tp.PackedBatch], results: list[dict[str, Result]]) -> None:
-    """Annotations per second of each method over all packs, and in times of ours."""
-    counts = [sft_rows.annotations(batch) for batch in packs]
-    print(f"{'':34}{'s a row':>9}{'annotations/s':>15}{'ours is':>10}{'GB':>8}")
-    rates = {}
-    for name in METHODS:
+def report(shape: Shape, packs: list[tp.PackedBatch], results: list[dict[str, Result]]) -> None:
+    """Annotations per second of each way over all packs, and in times of ours."""
+    done = sum(map(sft_rows.annotations, packs))
+    print(
+        f"{'':34}{'s a row':>9}{'annotations/s':>15}{'ours is':>10}{'counted':>10}"
+        f"{'tokens':>9}{'crops':>8}{'GB':>7}"
+    )
+    first: dict[str, float] = {}
+    for name in WAYS:
         if any(name not in result for result in results):
             print(f"{name:34} out of memory")
             continue
         found = [result[name] for result in results]
         seconds = sum(result.seconds for result in found)
-        done = len(packs) if METHODS[name][1] is padded else sum(counts)
-        rates[name] = done / seconds
-        rows = done if name.startswith("one") else len(packs)
-        times = f"{rates['packed trees'] / rates[name]:.1f} x"
-        memory = max(result.gigabytes for result in found)
-        shown = f"{memory:.1f}" if memory else ""
-        print(f"{name:34}{seconds / rows:9.3f}{rates[name]:15.2f}{times:>10}{shown:>8}")
+        tokens, crops = (sum(getattr(r, field) for r in found) for field in ("tokens", "crops"))
+        work = tokens + crops * shape.crop_flops / shape.token_flops
+        first = first or {"seconds": seconds, "work": work}
+        rows = seconds / sum(result.rows for result in found)
+        times, counted = f"{seconds / first['seconds']:.1f} x", f"{work / first['work']:.1f} x"
+        print(
+            f"{name:34}{rows:9.3f}{done / seconds:15.3f}{times:>10}{counted:>10}"
+            f"{tokens / done:9.0f}{crops / done:8.1f}{max(r.gigabytes for r in found):7.1f}"
+        )
+    print("tokens and crops: computed for an annotation")
 
 
 def describe(shape: Shape, packs: list[tp.PackedBatch]) -> str:
@@ -242,32 +202,43 @@ def describe(shape: Shape, packs: list[tp.PackedBatch]) -> str:
     branches = sum(map(sft_rows.annotations, packs)) / n
     fill = sum(mask.used for mask in masks) / n / shape.total
     area = sum(mask.area for mask in masks) / n / (shape.total**2 / 2)
+    pairs, crop = shape.token_flops / shape.pair_flops, shape.crop_flops / shape.token_flops
     return (
         f"{shape}\n{n} packs: {examples:.1f} examples and {branches:.1f} annotations each, "
-        f"{fill:.0%} full, {area:.0%} of the causal pairs"
+        f"{fill:.0%} full, {area:.0%} of the causal pairs; "
+        f"in work {pairs:,.0f} pairs are a token, a crop is {crop:.1f}"
     )
 
 
 def main() -> None:
     """Compare on the best device there is."""
     cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="real" if cuda else "small")
+    parser.add_argument("--vision", action="store_true", help="with the vision tower")
     parser.add_argument("--layers", type=int, help="fewer than the shape has")
     parser.add_argument("--total", type=int, help="tokens of a row, at least 2,048")
     parser.add_argument("--mode", default="image_tokens", help="none, image_tokens, within_image")
     parser.add_argument("--packs", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3 if cuda else 1)
     options = parser.parse_args()
+    if options.vision and options.mode != "image_tokens":
+        parser.error("Molmo2's image tokens see each other: --vision has no other mode")
     given = {"layers": options.layers, "total": options.total}
     shape = SHAPES[options.shape]._replace(**{k: v for k, v in given.items() if v})
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = build_model(shape, torch.device("cuda" if cuda else "cpu"))
-    packs = sft_rows.draw_rows(options.packs, shape.total, shape.vocabulary, options.mode)
+    device = torch.device("cuda" if cuda else "cpu")
+    model = (build_vision if options.vision else build_text)(shape, device)
+    images = shape.images if options.vision else None
+    packs = sft_rows.draw_rows(
+        options.packs, shape.total, shape.vocabulary, options.mode, images=images
+    )
     print(machine.describe())
-    print(describe(shape, packs))
-    report(packs, [measure(model, batch, options.rounds) for batch in packs])
+    print(describe(shape, packs), flush=True)
+    report(shape, packs, [measure(model, batch, options.rounds) for batch in packs])
 
 
 if __name__ == "__main__":

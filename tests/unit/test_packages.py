@@ -186,7 +186,7 @@ def test_every_public_name_is_there_or_names_the_extra():
 
 def test_the_extras_are_those_of_the_project():
     given = PROJECT["optional-dependencies"]
-    assert EXTRAS.keys() - {""} == given.keys() - {"dev", "demo"}
+    assert EXTRAS.keys() - {""} == given.keys() - {"dev", "demo", "docs"}
     brought = {extra: " ".join(given[extra]) for extra in given}
     modules = {"PIL": "pillow", "tree_recurrence": "tree-recurrence"}
     for extra, packages in EXTRAS.items():

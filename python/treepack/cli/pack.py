@@ -76,8 +76,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _summary(packs: Packs) -> str:
+    from treepack.packing.shares import percent
+
     found = packs.statistics
-    fill = ", ".join(f"{name} {share:.1%} full" for name, share in found["fill"].items())
+    fill = ", ".join(f"{name} {percent(share, 1)} full" for name, share in found["fill"].items())
     told = f"{len(packs):,} packs of {len(packs.members):,} examples; {fill}"
     told += f"; {found['rows_per_bound']:.4f} times the fewest rows that the volume allows"
     left = [f"{found[name]:,} {name}" for name in ("dropped", "alone", "skipped") if found[name]]

@@ -12,6 +12,7 @@ from treepack.cli.arguments import add_budgets, add_command, add_records, one_bu
 from treepack.errors import DatasetError
 
 if TYPE_CHECKING:
+    from treepack.families import Family
     from treepack.sources.conversations import Conversations
 
 EXAMPLE = """\
@@ -19,6 +20,9 @@ EXAMPLE = """\
   treepack show train.jsonl --processor ./my-model --budget tokens=4096 --out row.html"""
 
 DEFAULT_TOKENS = 16_384
+
+PICTURE = 480
+"""Longest side of the images that are kept for the page, in pixels."""
 
 
 def add(commands: Any) -> None:
@@ -56,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
     """Pack until the row, and write its page."""
     from treepack.cli.records import find_family, open_records
     from treepack.dataset import PackedDataset
+    from treepack.packing.shares import percent
     from treepack.viz import save_pack
 
     if options.row < 0:
@@ -84,19 +89,27 @@ def run(options: argparse.Namespace) -> None:
     row = batch["treepack"]
     title = f"Row {options.row} of {', '.join(Path(path).name for path in options.records)}"
     pictures = _pictures([source.read[key] for key in row.keys if key in source.read])
-    save_pack(batch, out, tokenizer=family.tokenizer, images=pictures, title=title)
-    fill = ", ".join(f"{name} {row.stats[f'fill_{name}']:.0%} full" for name in budgets)
+    save_pack(batch, out, tokenizer=_reader(family), images=pictures, title=title)
+    fill = ", ".join(f"{name} {percent(row.stats[f'fill_{name}'])} full" for name in budgets)
     count = f"{len(row.keys)} {'example' if len(row.keys) == 1 else 'examples'}"
     print(f"{out}: row {options.row}, {count}, {fill}")
 
 
+def _reader(family: Family) -> Any:
+    """What decodes tokens: a processor names those of images too, where it can decode."""
+    has_both = hasattr(family.processor, "decode") and hasattr(family.processor, "image_token_id")
+    return family.processor if has_both else family.tokenizer
+
+
 def _pictures(examples: list[Conversations]) -> Mapping[Any, Any]:
-    """The first image of each example."""
+    """The first image of each example, made small at once, since rows may have hundreds."""
     from treepack.sources.images import load_image
 
-    return {
-        example.key: load_image(medium.value, str(example.key))
-        for example in examples
-        for medium in list(example.media)[:1]
-        if medium.kind == "image"
-    }
+    found = {}
+    for example in examples:
+        for medium in list(example.media)[:1]:
+            if medium.kind == "image":
+                image = load_image(medium.value, str(example.key)).copy()
+                image.thumbnail((PICTURE, PICTURE))
+                found[example.key] = image
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 from treepack.options import AdviceKind
 from treepack.packing.examples import Examples
 from treepack.packing.outcome import FrontierPoint, PoolOutcome
+from treepack.packing.shares import percent
 
 FULL = 0.9
 """A budget that is at least so full is not called idle."""
@@ -54,8 +55,8 @@ def advise(
 
 def _binding(best: PoolOutcome) -> Iterator[Advice]:
     name = best.binding
-    others = ", ".join(f"{other} {fill:.0%}" for other, fill in _others(best))
-    text = f"The budget that binds is {name}, {best.fill[name]:.0%} full"
+    others = ", ".join(f"{other} {percent(fill)}" for other, fill in _others(best))
+    text = f"The budget that binds is {name}, {percent(best.fill[name])} full"
     text += f" (the others: {others}). " if others else ". "
     text += (
         f"A row holds {best.examples_a_row:.1f} examples; there are "
@@ -94,7 +95,7 @@ def _raise(best: PoolOutcome, frontier: Sequence[FrontierPoint]) -> Iterator[Adv
     gain = chosen.examples_a_row / now.examples_a_row - 1
     if chosen.value <= now.value or gain < 0.01:
         return
-    fills = ", ".join(f"{other} {fill:.0%}" for other, fill in chosen.fill.items())
+    fills = ", ".join(f"{other} {percent(fill)}" for other, fill in chosen.fill.items())
     text = (
         f"Raise {name} from {now.value:,} to {chosen.value:,}: {_percent(gain)} more examples a "
         f"row ({chosen.examples_a_row:.1f} instead of {now.examples_a_row:.1f}), and no budget "
@@ -122,14 +123,14 @@ def _lower(best: PoolOutcome, table: Examples) -> Iterator[Advice]:
         numbers: dict[str, Any] = {"budget": name, "from": best.budgets[name], "fill": fill}
         if floor > wanted and floor <= best.budgets[name]:
             text = (
-                f"Lower {name} to {wanted:,}, since rows use {fill:.0%} of them; but the largest "
-                f"example has {floor:,}, and those over {wanted:,} would have to be left out or "
-                "shortened."
+                f"Lower {name} to {wanted:,}, since rows use {percent(fill)} of them; but the "
+                f"largest example has {floor:,}, and those over {wanted:,} would have to be left "
+                "out or shortened."
             )
             yield Advice("lower", text, {**numbers, "to": wanted, "largest": floor})
             continue
         text = (
-            f"Lower {name} from {best.budgets[name]:,} to {wanted:,}: rows use {fill:.0%} of "
+            f"Lower {name} from {best.budgets[name]:,} to {wanted:,}: rows use {percent(fill)} of "
             "them, so about as many examples fit, and a row takes less memory."
         )
         yield Advice("lower", text, {**numbers, "to": wanted})
@@ -204,4 +205,4 @@ def round_up(value: float) -> int:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"
+    return percent(share, 1 if share < 0.0995 else 0)

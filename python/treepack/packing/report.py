@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from treepack.packing.shares import percent
+
 WIDTH = 80
 
 
@@ -48,7 +50,8 @@ def summary(found: Mapping[str, Any]) -> str:
     if found["sampling_error"]:
         text += (
             f"; {found['simulated']:,} of them, drawn at random, are packed here, so numbers of "
-            f"rows are within {found['sampling_error']:.1%} of those of all (95 % confidence)"
+            f"rows are within {percent(found['sampling_error'], 1)} of those of all (95 % "
+            "confidence)"
         )
     fitting = found["examples"] - found["oversize"] - found["unmeasured"]
     if found["simulated"] > fitting:
@@ -85,7 +88,7 @@ def _rows(budgets: str, outcomes: Sequence[Mapping[str, Any]]) -> Table:
             f"{o['packs_per_million']:,.0f}",
             f"{o['examples_a_row']:.2f}",
             *([f"{o['branches_a_row']:.1f}"] if has_branches else []),
-            *(f"{fill:.1%}" for fill in o["fill"].values()),
+            *(percent(fill, 1) for fill in o["fill"].values()),
         ]
         for o in outcomes
     ]
@@ -114,7 +117,7 @@ def _waits(outcomes: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _share(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+    return "-" if share is None else percent(share, 1)
 
 
 def _frontier(points: Sequence[Mapping[str, Any]]) -> Table:
@@ -123,7 +126,7 @@ def _frontier(points: Sequence[Mapping[str, Any]]) -> Table:
         [
             f"{point['value']:,}",
             f"{point['examples_a_row']:.2f}",
-            *(f"{fill:.0%}" for fill in point["fill"].values()),
+            *(percent(fill) for fill in point["fill"].values()),
         ]
         for point in points
     ]

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from treepack.viz.colours import DARK, HUES, LIGHT, Theme
+
 if TYPE_CHECKING:
     from treepack._core import TreeMask
 
-HUES = ("#3f68c9", "#d9822b", "#2f9e6e", "#c2478f", "#7b5cc4", "#1f95a8", "#b3912a", "#c9504a")
-"""One colour for each example of a row, starting over after the last."""
-
-BACKGROUND = "#f4f5f7"
-
-KINDS = ("inside one node", "a node to its ancestors", "image tokens that look ahead")
-"""What a visible pair can be; kind ``i`` of hue ``h`` has index ``1 + 3 * h + i``."""
-
-_TOWARDS_WHITE = (0.12, 0.58, 0.36)
+KINDS = 3
+"""Kinds of visible pairs: inside one node, of a node and its ancestors, and with a later token;
+kind ``i`` of hue ``h`` has index ``1 + 3 * h + i``."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -59,7 +55,7 @@ def mask_picture(mask: TreeMask, size: int = 512) -> Bytes:
     node = node_of(mask, positions)
     kind = np.where(key > query, 2, node[:, None] != node[None])
     hue = mask.node_example[node] % len(HUES)
-    return np.where(visible, 1 + 3 * hue[:, None] + kind, 0).astype(np.uint8)
+    return np.where(visible, 1 + KINDS * hue[:, None] + kind, 0).astype(np.uint8)
 
 
 def node_of(mask: TreeMask, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -68,20 +64,17 @@ def node_of(mask: TreeMask, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.
     return np.searchsorted(mask.node_start, positions, "right") - 1
 
 
-def tint(colour: str, share: float) -> tuple[int, int, int]:
-    """A hex colour, mixed with this share of white."""
-    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    red, green, blue = (round(c + (255 - c) * share) for c in channels)
-    return red, green, blue
-
-
-def _palette() -> Bytes:
-    colours = [tint(BACKGROUND, 0), *(tint(hue, s) for hue in HUES for s in _TOWARDS_WHITE)]
+def _palette(theme: Theme) -> Bytes:
+    kinds = (shade for hue in theme.hues for shade in (hue.strong, hue.soft, hue.middle))
+    colours = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in (theme.card, *kinds)]
     return np.array(colours, np.uint8)
 
 
-PALETTE = _palette()
+PALETTE = _palette(LIGHT)
 """uint8 ``[25, 3]``: the background, then three kinds for each of eight hues."""
+
+DARK_PALETTE = _palette(DARK)
+"""The same for dark screens."""
 
 
 def png(indices: Bytes, palette: Bytes = PALETTE) -> bytes:

@@ -194,7 +194,7 @@ def test_show_writes_the_page_of_a_row(run, home):
     code, out, _ = run("show", *data, "--row", "1", "--order", "kept", "--out", "row.html")
     assert code == 0
     assert re.fullmatch(
-        r"row.html: row 1, \d+ examples?, tokens \d+% full, patches \d+% full\n", out
+        r"row.html: row 1, \d+ examples?, tokens [\d.]+% full, patches [\d.]+% full\n", out
     )
     page = (home / "row.html").read_text()
     budgets = {"tokens": 512, "patches": 256}
@@ -204,6 +204,9 @@ def test_show_writes_the_page_of_a_row(run, home):
     rows = [batch["treepack"].keys for batch in tp.PackedDataset(source, **settings)]
     assert all(key in page for key in rows[1])
     assert page.count("data:image/jpeg") == len(rows[1])
+    # The processor names the tokens of its images.
+    assert "image tokens" in page
+    assert "guessed" not in page
     code, _, err = run("show", *data, "--row", "99")
     assert code == 1
     assert f"its 12 examples make {len(rows)} rows" in err
