@@ -113,11 +113,9 @@ if not TYPE_CHECKING:
             "simulate": "treepack.packing.simulation",
             "pack": "treepack.packing.offline",
             "tree_attention": "treepack.attention[torch]",
+            "rl": "treepack.rl[torch]",
             "testing": "treepack.testing[torch]",
             "train": "treepack.train[torch]",
-            **{
-                name: f"treepack.{name}"
-                for name in ("costs", "families", "hf", "rl", "state", "viz")
-            },
+            **{name: f"treepack.{name}" for name in ("costs", "families", "hf", "state", "viz")},
         },
     )

@@ -34,6 +34,7 @@ CALLS = {
         "av",
         lambda: _module("sources.videos").video_clip("a.mp4", "example 'a'"),
     ),
+    "viz/thumbnails.py": ("PIL", lambda: _module("viz.thumbnails").make_thumbnail("a.png", 8)),
     "hf/recurrent.py": ("tree_recurrence", lambda: _module("hf.recurrent")._package("Model")),
 }
 """For each module that needs a package inside of a function, what calls it, and the package."""
@@ -55,7 +56,6 @@ LISTED = {
     ("families/by_processor.py", "transformers"): "its processor is of transformers",
     ("families/options.py", "transformers"): "its processor is of transformers",
     ("check/doctor/model.py", "transformers"): "the check is skipped without it",
-    ("viz/page.py", "PIL"): "the images of a page are those of a family that takes images",
     ("sources/costs/parquet.py", "pyarrow"): "the table was read with it",
 }
 """Imports inside of functions that cannot fail there, or may, and why."""

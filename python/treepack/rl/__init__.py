@@ -19,12 +19,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from treepack._lazy import lazy_names
+from treepack._packages import needing
 
-if TYPE_CHECKING:
+# Two names are those of their modules, so they cannot wait for their first use.
+with needing("torch", __name__):
     from treepack.rl.fold import Folded, fold
-    from treepack.rl.grpo import GRPOTrainer, TreeGRPO
     from treepack.rl.logprobs import Scores, logprobs, padded_logprobs, score, score_row
     from treepack.rl.trl_attention import register_trl_tree_attention
+
+if TYPE_CHECKING:
+    from treepack.rl.grpo import GRPOTrainer, TreeGRPO
 
 __all__ = [
     "Folded",
@@ -41,17 +45,5 @@ __all__ = [
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "Folded": "treepack.rl.fold[torch]",
-            "GRPOTrainer": "treepack.rl.grpo[rl]",
-            "Scores": "treepack.rl.logprobs[torch]",
-            "TreeGRPO": "treepack.rl.grpo[rl]",
-            "fold": "treepack.rl.fold[torch]",
-            "logprobs": "treepack.rl.logprobs[torch]",
-            "padded_logprobs": "treepack.rl.logprobs[torch]",
-            "register_trl_tree_attention": "treepack.rl.trl_attention[rl]",
-            "score": "treepack.rl.logprobs[torch]",
-            "score_row": "treepack.rl.logprobs[torch]",
-        },
+        __name__, dict.fromkeys(("GRPOTrainer", "TreeGRPO"), "treepack.rl.grpo[rl]")
     )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from treepack._packages import needing
 from treepack.viz.markup import said
 
 LARGE, SMALL = 240, 112
@@ -38,9 +39,10 @@ def make_thumbnail(image: Any, side: int) -> Thumbnail:
     Raises:
         OSError: there is no such file, or it is no image.
         DataError: its pixels cannot be read.
+        MissingPackageError: Pillow is not installed.
     """
-    from PIL import Image
-
+    with needing("viz", "a page with images"):
+        from PIL import Image
     from treepack.sources.images import load_rgb
 
     opened = Image.open(image) if isinstance(image, (str, os.PathLike)) else image.copy()
