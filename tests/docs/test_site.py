@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("zensical")
 
-from docs.site import api, figures, names, notebook, stage  # noqa: E402
+from docs.site import api, figures, names, notebook, stage
 
 ROOT = Path(__file__).parents[2]
 HTML = ROOT / "target" / "site" / "html"
