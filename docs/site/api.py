@@ -184,6 +184,12 @@ TASKS = (
         ),
     ),
     Task(
+        "options",
+        "Options",
+        "The words that options take, as types for annotations of your own.",
+        ("treepack.options",),
+    ),
+    Task(
         "errors",
         "Errors",
         "All of them are ValueErrors that say what to change.",

@@ -34,25 +34,32 @@ class Docstrings(griffe.Extension):
         for full in names.documented():
             parts = full.removeprefix("treepack.").split(".")
             item = pkg[parts]
-            if item.is_module:
+            if item.is_class and item.canonical_path.startswith(f"{CORE}."):
+                self._take_compiled(item, getattr(importlib.import_module(CORE), parts[-1]))
+            if item.is_module and parts[-1] in item.members:
                 parent, function = pkg[parts[:-1]] if parts[:-1] else pkg, item.members[parts[-1]]
                 parent.members[parts[-1]] = griffe.Alias(parts[-1], function, parent=parent)
                 self.on_object(obj=function)
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Take the docstring of the compiled object, and rewrite it."""
-        if obj.path.startswith(f"{CORE}."):
-            self._take_compiled(obj)
+        """Rewrite the docstring of what was read from a source file."""
         if obj.docstring:
             obj.docstring.value = self._rewritten(obj.docstring.value)
 
-    def _take_compiled(self, obj: griffe.Object) -> None:
-        item: Any = importlib.import_module(CORE)
-        for name in obj.path.removeprefix(f"{CORE}.").split("."):
-            item = getattr(item, name, None)
-        text = inspect.getdoc(item)
-        if text and not isinstance(item, (int, tuple, str)):
-            obj.docstring = griffe.Docstring(text, parent=obj)
+    def _take_compiled(self, declared: griffe.Object | griffe.Alias, compiled: Any) -> None:
+        """Give what the stubs declare the docstrings that the compiled objects have."""
+        target = declared.final_target if isinstance(declared, griffe.Alias) else declared
+        if text := inspect.getdoc(compiled):
+            target.docstring = griffe.Docstring(
+                self._rewritten(text), parent=target, **self._read_as(target)
+            )
+        for name, member in target.members.items():
+            if not name.startswith("_"):
+                self._take_compiled(member, getattr(compiled, name))
+
+    def _read_as(self, target: griffe.Object) -> dict[str, Any]:
+        told = target.package.docstring
+        return {"parser": told.parser, "parser_options": told.parser_options} if told else {}
 
     def _rewritten(self, text: str) -> str:
         text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)

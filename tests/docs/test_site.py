@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
+import treepack as tp
 
 pytest.importorskip("zensical")
 
@@ -99,10 +100,21 @@ def locate(full):
 
 
 def test_docstrings_are_shown_in_full(site):
-    text = re.sub(r"<[^>]+>", "", read(site / "api" / "attention" / "index.html").text)
-    assert "from_nodes" in text, "a class of the compiled core"
-    assert "softmax(scale * q k^T + mask) v" in text
-    assert "&gt;&gt;&gt;" not in text.replace("&gt;&gt;&gt; ", ""), "examples are code"
+    """Those of the compiled classes, of functions that share a module's name, and examples."""
+    attention, rl, rows = (
+        re.sub(r"<[^>]+>", "", read(site / "api" / name / "index.html").text)
+        for name in ("attention", "rl", "rows")
+    )
+    for page, item in (
+        (attention, tp.TreeMask.from_nodes),
+        (attention, tp.tree_attention),
+        (rl, tp.rl.fold),
+        (rows, tp.collate),
+        (rows, tp.PackedDataset.state_dict),
+    ):
+        first = inspect.getdoc(item).split(".")[0]
+        assert first.replace("`", "") in " ".join(page.split())
+    assert "Example:" not in attention + rl + rows
 
 
 @pytest.mark.parametrize("name", sorted(figures.FIGURES))
