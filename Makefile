@@ -120,4 +120,4 @@ audit: $(VENV)/tools  ## licences and sources of the crates, known vulnerabiliti
 
 clean:  ## remove everything that was built
 	cargo clean
-	rm -rf $(VENV) dist examples/out
+	rm -rf $(VENV) .cache dist examples/out

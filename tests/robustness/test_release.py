@@ -59,14 +59,18 @@ def test_a_job_has_the_rights_it_names_and_no_others(name):
         if (name, key) == ("release", "publish"):
             rights |= {"id-token": "write", "attestations": "write"}
             assert job["environment"] == "pypi"
+        if (name, key) == ("site", "publish"):
+            rights = {"pages": "write", "id-token": "write"}
+            assert job["if"] == "github.ref == 'refs/heads/main'"
         assert job["permissions"] == rights, key
 
 
-def test_only_a_tag_publishes():
+def test_only_a_tag_publishes_a_release_and_only_main_a_site():
     # YAML reads the key `on` as true.
     assert workflow("release")[True] == {"push": {"tags": ["v*"]}}
     for name, path in WORKFLOWS.items():
         assert ("pypi-publish" in path.read_text()) == (name == "release")
+        assert ("deploy-pages" in path.read_text()) == (name == "site")
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
