@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from treepack.packing.shares import percent
 
 LEARNING_RATE = 1e-3
 CAPTION = (
@@ -81,8 +82,8 @@ def _lines(runs: Sequence[Run], budgets: Mapping[str, int]) -> list[tuple[str, l
         row("LLM tokens computed", lambda r: f"{r.tokens:,}"),
         row(f"{unit} encoded", lambda r: f"{r.visual:,}"),
         row("annotations per sequence", lambda r: f"{r.annotations / r.sequences:.1f}"),
-        row("fill: tokens", lambda r: f"{r.useful / r.room:.0%}"),
-        row(f"fill: {unit}", lambda r: f"{r.visual / r.sequences / budgets[unit]:.0%}"),
+        row("fill: tokens", lambda r: percent(r.useful / r.room)),
+        row(f"fill: {unit}", lambda r: percent(r.visual / r.sequences / budgets[unit])),
         row("logits computed", lambda r: f"{r.logits:,}"),
         row("optimiser steps", lambda r: f"{r.steps:,}"),
         row("mean loss afterwards", lambda r: f"{r.loss:.3f}"),
