@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from docs.site import names
 
-CODE = re.compile(r"(?<![`\[\w])`{1,2}([^`\n]+)`{1,2}(?![`\]])")
 CORE = "treepack._core"
 
 
@@ -64,7 +63,6 @@ class Docstrings(griffe.Extension):
     def _rewritten(self, text: str) -> str:
         text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
         lines = text.split("\n")
-        return "\n".join(line if ">>>" in line else self._linked(line) for line in lines)
-
-    def _linked(self, line: str) -> str:
-        return CODE.sub(lambda found: names.reference(found[1], self.known) or found[0], line)
+        return "\n".join(
+            line if ">>>" in line else names.linked(line, self.known) for line in lines
+        )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from docs.site.api import TASKS
 
+CODE = re.compile(r"(?<![`\[\w])`{1,2}([^`\n]+)`{1,2}(?![`\]])")
 CALL = re.compile(r"(?:tp\.|treepack\.)?([A-Za-z_][\w.]*)(\(.*\))?")
 
 
@@ -21,14 +22,12 @@ def public_names() -> dict[str, str]:
     """What a text may write, without ``tp.``, and the full name that it means."""
     found: dict[str, str] = {}
     for full in documented():
+        folder = full.rpartition(".")[0] + "."
         for name in (full, *_members(full)):
-            short = name.removeprefix("treepack.")
-            found[short] = name
+            found[name.removeprefix("treepack.")] = name
             if full.count(".") > 2:
                 # Deeper names are written without their folders.
-                found[
-                    short.removeprefix(full.removeprefix("treepack.").rpartition(".")[0] + ".")
-                ] = name
+                found[name.removeprefix(folder)] = name
     return found
 
 
@@ -37,6 +36,11 @@ def _members(full: str) -> Iterator[str]:
     item = getattr(importlib.import_module(module), name)
     if inspect.isclass(item):
         yield from (f"{full}.{member}" for member in vars(item) if not member.startswith("_"))
+
+
+def linked(line: str, known: Mapping[str, str]) -> str:
+    """A line whose public names in code lead to the reference."""
+    return CODE.sub(lambda found: reference(found[1], known) or found[0], line)
 
 
 def reference(code: str, known: Mapping[str, str]) -> str | None:

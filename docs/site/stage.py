@@ -38,7 +38,6 @@ FROM_ROOT = {
 FIGURE = re.compile(r"!\[([^\]]*)\]\(([^)]*\.svg)\)")
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-CODE = re.compile(r"(?<![`\[\w])`([^`\n]+)`(?![`\]])")
 
 
 def main() -> None:
@@ -83,7 +82,9 @@ def linked(text: str, source: str, known: Mapping[str, str]) -> str:
         part = FIGURE.sub(lambda found: figure(found[1], ROOT / source / ".." / found[2]), part)
         part = LINK.sub(lambda found: link(found, source), part)
         lines = part.split("\n")
-        return "\n".join(line if line.startswith("#") else named(line, known) for line in lines)
+        return "\n".join(
+            line if line.startswith("#") else names.linked(line, known) for line in lines
+        )
 
     parts = FENCE.split(text)
     return "".join(part if place % 2 else prose(part) for place, part in enumerate(parts))
@@ -116,11 +117,6 @@ def title(file: str) -> str:
     """The heading of a page: what a link is called that says no more than where it leads."""
     text = (ROOT / file).read_text()
     return re.search(r"^# (.*)", text, re.MULTILINE)[1].replace("`", "")
-
-
-def named(line: str, known: Mapping[str, str]) -> str:
-    """A line whose public names in code lead to the reference."""
-    return CODE.sub(lambda found: names.reference(found[1], known) or found[0], line)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 import treepack as tp
 from helpers import tiny_models
-from PIL import Image
 
 BLOCKS = re.findall(
     r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL
@@ -22,15 +20,7 @@ ANSWERS = {"What is it?": "A photograph.", "How many colours?": "Many.", "Is it 
 def user_data(tmp_path, monkeypatch):
     """What the reader of the README has: photographs with questions, and a file of records."""
     monkeypatch.chdir(tmp_path)
-    Path("images").mkdir()
-    records = []
-    for number in range(3):
-        Image.fromarray(tiny_models.photo(number)).save(f"images/{number}.png")
-        records += [
-            tiny_models.record(f"<image>\n{question}", answer, image=f"{number}.png")
-            for question, answer in ANSWERS.items()
-        ]
-    Path("train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    tiny_models.write_photographs(tmp_path, 3, ANSWERS)
 
 
 @pytest.mark.usefixtures("user_data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,11 +11,11 @@ import pytest
 import torch
 import treepack as tp
 from helpers import tiny_models
-from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 START = (ROOT / "docs" / "start.md").read_text()
 CONCEPTS = (ROOT / "docs" / "concepts.md").read_text()
+QUESTIONS = ("Is it real?", "Is it a photograph?")
 DOCTOR = (ROOT / "docs" / "guide" / "doctor.md").read_text()
 
 
@@ -32,15 +31,7 @@ def shown(block):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("images").mkdir()
-    records = []
-    for number in range(4):
-        Image.fromarray(tiny_models.photo(number)).save(f"images/{number}.png")
-        records += [
-            tiny_models.record(f"<image>\n{question}", "Yes.", image=f"{number}.png")
-            for question in ("Is it real?", "Is it a photograph?")
-        ]
-    Path("train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    tiny_models.write_photographs(tmp_path, 4, dict.fromkeys(QUESTIONS, "Yes."))
     return tmp_path
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 import treepack as tp
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from treepack import families
@@ -217,6 +219,19 @@ def record(question, answer, **fields):
     for q, a in zip(questions, answers, strict=True):
         turns += [{"from": "human", "value": q}, {"from": "gpt", "value": a}]
     return {**fields, "conversations": turns}
+
+
+def write_photographs(folder, count, answers):
+    """Write ``images/`` and ``train.jsonl``: photographs, and a record for each question."""
+    (folder / "images").mkdir()
+    records = []
+    for number in range(count):
+        Image.fromarray(photo(number)).save(folder / f"images/{number}.png")
+        records += [
+            record(f"<image>\n{question}", answer, image=f"{number}.png")
+            for question, answer in answers.items()
+        ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
 
 
 PROCESSORS = {"molmo2": molmo2_processor, "qwen3_vl": qwen3_vl_processor}
